@@ -1,0 +1,220 @@
+"""What a distillation method is to the harness, and what the harness hands it.
+
+The one loop (``bench/stages/distill.py``) runs every method::
+
+    x = Synthetic(method.initial(tools), ...)          # the images that are distilled
+    optimisers = method.optimisers(x.params | method.extras())
+    for k in range(method.settings.iterations):
+        for loss in method.iteration(k, x, tools.at(k)):   # the method adds its gradient to x ...
+            ...                                        # the loop adds the plug-in's, steps, re-renders
+        ...                                            # the loop checkpoints
+
+Tried on paper against each method before it was fixed:
+
+* DM: one ``yield`` an iteration; classes in chunks, a graph alive for one chunk only.
+* DC, DSA: one ``yield`` per outer step; between two of them the method trains its network on
+  ``x.images``, which the loop has stepped meanwhile. An iteration starts from a new network, so nothing
+  local outlives it and it is the unit of resume.
+* MTT: experts are an artifact in ``needs``; the step size is an extra, its gradient set on the tensor
+  itself before the ``yield``; it has its own optimiser; student steps add to ``x`` one at a time.
+* SRe2L: ``parts`` gives one part per image id, each a cell of its own with its own Adam and cosine
+  (``Optimisers.schedules``); ``project`` clamps; the teacher is an artifact in ``needs``.
+* GLaD: the parametrization is the harness's: ``x.leaf`` is the rendered batch, ``x.add`` takes the
+  gradient at the rendered pixels, and the loop pulls it back to the latents.
+
+This module and ``baselines/defaults`` are read while planning, so they import no torch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is distilled: a dataset by name, its number of classes, the image side in pixels, and IPC."""
+
+    dataset: str
+    classes: int
+    size: int
+    ipc: int
+
+
+class MethodSettings(BaseModel):
+    """The settings of a method, all of them part of the cell's key.
+
+    Subclasses add fields with the authors' values, and :meth:`defaults` for what depends on the dataset or
+    on IPC. ``version`` is raised whenever results change for equal settings.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: ClassVar[int] = 1
+    #: The name in tables.
+    label: ClassVar[str]
+    #: Whether the method distils at all; ``random`` only chooses images.
+    learns: ClassVar[bool] = True
+
+    iterations: int = Field(ge=0, description="outer iterations")
+    pixels: Literal["unit", "normalised"] = Field("normalised", description="pixel space of the images")
+
+    @classmethod
+    def defaults(cls, task: Task) -> dict[str, Any]:
+        """The authors' values that depend on the dataset or on IPC; a mapping of field to value."""
+        return {}
+
+    @classmethod
+    def resolve(cls, task: Task, overrides: Mapping[str, Any]) -> Self:
+        """The settings for ``task``: the authors' values, then the ``overrides`` of a suite.
+
+        Raises:
+            pydantic.ValidationError: an override is unknown, of a wrong type or out of range.
+        """
+        return cls.model_validate({**cls.defaults(task), **overrides})
+
+    def parts(self, ipc: int) -> Sequence[int]:
+        """Images per class of each independent part; each part is a cell. By default one part, all images."""
+        return [ipc]
+
+
+class Images(Protocol):
+    """The images being distilled, as a method sees them: ``ipc`` images of class 0, then of 1, and so on."""
+
+    #: The current images [N, 3, H, W] in the pixel space, without a graph.
+    images: Tensor
+    #: Their classes, int64 [N].
+    labels: Tensor
+    ipc: int
+    classes: int
+
+    def rows(self, first: int, last: int) -> slice:
+        """The rows of classes ``first`` (included) to ``last`` (excluded)."""
+
+    def leaf(self, rows: slice) -> Tensor:
+        """A leaf of the *current* images in ``rows``, requiring grad; ask again after each ``yield``."""
+
+    def add(self, rows: slice, gradient: Tensor) -> None:
+        """Add a gradient at the pixels of ``rows``; any number of times before a ``yield``."""
+
+
+class Augment(Protocol):
+    """Differentiable Siamese augmentation, handed in so that a method need not import the harness."""
+
+    def draw_siamese(self, rng: np.random.Generator, groups: int) -> Any:
+        """One operation and its parameters for each of ``groups`` classes, shared by a class's images."""
+
+    def draw_batch(self, rng: np.random.Generator, n: int) -> Any:
+        """One operation for a whole batch, with parameters of its own for each of ``n`` images."""
+
+    def apply(self, images: Tensor, draw: Any) -> Tensor:
+        """Images [G, K, 3, H, W] or [N, 3, H, W] under the draw."""
+
+
+class Tools(Protocol):
+    """What the harness lends a method for one iteration; draws come from (axis, seed, part, iteration)."""
+
+    @property
+    def task(self) -> Task:
+        """What is distilled."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the images are."""
+
+    @property
+    def augment(self) -> Augment:
+        """The dataset's augmentation."""
+
+    @property
+    def artifacts(self) -> Mapping[str, Any]:
+        """Artifacts of the cells in ``needs``, by name: experts, a teacher, a generator."""
+
+    def rng(self, axis: str, *numbers: int) -> np.random.Generator:
+        """The NumPy generator for this axis in this iteration."""
+
+    def tensor(self, values: np.ndarray) -> Tensor:
+        """An array on the device (or as a fake tensor, where memory is counted without computing)."""
+
+    def network(self) -> nn.Module:
+        """The distilling network with fresh random weights; same weights for every call in an iteration."""
+
+    def real(self, first: int, last: int, per_class: int) -> Tensor:
+        """Real images [last - first, K, 3, H, W] of these classes in the pixel space, without replacement.
+
+        K is ``per_class``, or the size of the smallest of these classes where that is less. Which images
+        are drawn for a class does not depend on the other classes asked for.
+        """
+
+
+@dataclass
+class Optimisers:
+    """The optimisers of one distillation, stepped together, with what schedules them."""
+
+    optimisers: Sequence[torch.optim.Optimizer]
+    schedules: Sequence[torch.optim.lr_scheduler.LRScheduler] = field(default_factory=tuple)
+
+    def step(self) -> None:
+        """One update of everything that is distilled."""
+        for optimiser in self.optimisers:
+            optimiser.step()
+        for schedule in self.schedules:
+            schedule.step()
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """All states, for a checkpoint."""
+        return [thing.state_dict() for thing in self._stateful]
+
+    def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
+        """Take up the states of :meth:`state_dict`."""
+        for thing, state in zip(self._stateful, states, strict=True):
+            thing.load_state_dict(state)
+
+    @property
+    def _stateful(self) -> list[Any]:
+        return [*self.optimisers, *self.schedules]
+
+
+S = TypeVar("S", bound=MethodSettings)
+
+
+class Method(ABC, Generic[S]):
+    """One distillation method: settings, initial images, optimisers, and what one iteration does."""
+
+    #: Names of the artifacts (cells of the plan) that ``tools.artifacts`` must hold.
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, settings: S, task: Task) -> None:
+        self.settings = settings
+        self.task = task
+
+    def initial(self, tools: Tools) -> Tensor:
+        """The images to start from, [N, 3, H, W] in the pixel space; by default random real ones."""
+        return tools.real(0, self.task.classes, self.task.ipc).flatten(0, 1)
+
+    def extras(self) -> dict[str, Tensor]:
+        """Learnables besides the images (MTT's step size); checkpointed, and exported with the set."""
+        return {}
+
+    @abstractmethod
+    def optimisers(self, params: Mapping[str, Tensor]) -> Optimisers:
+        """The optimisers of ``params``: ``pixels`` (or a generator's latents), and the extras by name."""
+
+    def project(self, params: Mapping[str, Tensor]) -> None:
+        """Bring ``params`` back where they may be, in place, after each step (SRe2L clamps pixels)."""
+
+    @abstractmethod
+    def iteration(self, k: int, images: Images, tools: Tools) -> Iterator[Tensor]:
+        """One outer iteration, the unit of resume: nothing local outlives it.
+
+        Adds gradients to ``images`` and yields the detached scalar loss each time an update is due.
+        """

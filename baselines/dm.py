@@ -1,0 +1,77 @@
+"""DM: match mean embeddings of real and synthetic images under random networks.
+
+Zhao and Bilen, "Dataset Condensation with Distribution Matching", WACV 2023, eq. 5; reference
+implementation DatasetCondensation/main_DM.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from baselines.base import Images, Method, Optimisers, Tools
+from baselines.defaults.dm import DMSettings
+
+
+def dm_loss(real: Tensor, synthetic: Tensor) -> Tensor:
+    """The squared distance of mean embeddings, summed over features and classes.
+
+    Args:
+        real: embeddings [classes, n, features] of real images (no gradient is needed).
+        synthetic: embeddings [classes, ipc, features].
+
+    Returns:
+        A scalar >= 0: sum_c || mean_n real[c] - mean_ipc synthetic[c] ||^2. Summed, not averaged, over the
+        features, as main_DM.py does.
+    """
+    return (real.mean(1) - synthetic.mean(1)).square().sum()
+
+
+class DM(Method[DMSettings]):
+    """One update an iteration, each against a new random network in training mode."""
+
+    def initial(self, tools: Tools) -> Tensor:
+        """Random real images of each class, or Gaussian noise."""
+        if self.settings.init == "real":
+            return super().initial(tools)
+        shape = (self.task.classes * self.task.ipc, 3, self.task.size, self.task.size)
+        return tools.tensor(tools.rng("initial noise").standard_normal(shape, dtype="float32"))
+
+    def optimisers(self, params: Mapping[str, Tensor]) -> Optimisers:
+        """SGD with momentum on whatever makes the images."""
+        sgd = torch.optim.SGD(list(params.values()), lr=self.settings.lr_img, momentum=self.settings.momentum)
+        return Optimisers([sgd])
+
+    def iteration(self, k: int, images: Images, tools: Tools) -> Iterator[Tensor]:
+        """Match the classes chunk by chunk: the loss is a sum over classes, so the gradient is the same."""
+        network = tools.network().requires_grad_(False).train()
+        embed = cast("Callable[[Tensor], Tensor]", network.embed)
+        augmented = self.settings.augment == "dsa"
+        draw = tools.augment.draw_siamese(tools.rng("siamese"), images.classes) if augmented else None
+        total = images.images.new_zeros(())
+        chunk = images.classes if _couples_samples(network) else self.settings.chunk
+        for first in range(0, images.classes, chunk):
+            last = min(first + chunk, images.classes)
+            rows = images.rows(first, last)
+            real = tools.real(first, last, self.settings.batch_real)
+            leaf = images.leaf(rows)
+            synthetic = leaf.unflatten(0, (last - first, images.ipc))
+            if draw is not None:
+                with torch.no_grad():
+                    real = tools.augment.apply(real, draw[first:last])
+                synthetic = tools.augment.apply(synthetic, draw[first:last])
+            with torch.no_grad():
+                target = embed(real.flatten(0, 1)).unflatten(0, real.shape[:2])
+            del real
+            loss = dm_loss(target, embed(synthetic.flatten(0, 1)).unflatten(0, synthetic.shape[:2]))
+            images.add(rows, torch.autograd.grad(loss, leaf)[0])
+            total += loss.detach()
+        yield total
+
+
+def _couples_samples(network: nn.Module) -> bool:
+    """Whether images in one forward influence each other: then all classes go together, as in main_DM.py."""
+    return any(isinstance(module, nn.BatchNorm2d) for module in network.modules())

@@ -1,0 +1,199 @@
+"""The few functions under the command line's verbs. Importing them costs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from bench import data
+from bench.cells import DatasetId
+from bench.errors import UserError, near
+from bench.plan import Dataset, Plan, plan
+from bench.results import Results
+from bench.spec import Spec, find_suite, read
+from bench.store import State, Store
+from bench.walk import Report, Watcher, collect, to_make
+
+if TYPE_CHECKING:
+    from bench.tables import Table
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+class Silent:
+    """A watcher that says nothing."""
+
+    def begin(self, total: int, done: int) -> None:
+        """Nothing."""
+
+    def cell(self, planned: Any) -> Any:
+        """Nothing."""
+        return lambda done, total: None
+
+    def finished(self, planned: Any) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A suite with its plan and the places it reads and writes; what most functions here start from."""
+
+    name: str
+    spec: Spec
+    plan: Plan
+    store: Store
+    results: Results
+
+
+def open_suite(
+    suite: str,
+    *,
+    data_dir: Path | None = None,
+    store: Path = Path("store"),
+    results: Path = Path("results"),
+    only: Mapping[str, str] | None = None,
+    tables: Path | None = None,
+) -> Opened:
+    """Read the suite, look at its data, and plan its cells; nothing is run and nothing is written.
+
+    Args:
+        suite: its name in the tables file.
+        data_dir: where datasets are (default: ``METADD_DATA``, else ``data``).
+        store: the folder of finished cells.
+        results: the folder of published results; ``results/SUITE`` counts as finished cells too.
+        only: tags that a cell must have, such as ``{"method": "DM", "seed": "0"}``.
+        tables: the file of suites, tables and figures (default: this installation's).
+
+    Raises:
+        UserError: something is misspelt, missing, damaged or impossible.
+    """
+    spec = read(tables)
+    found = find_suite(spec, suite)
+    kept = Results(_folder(results, "--results") / suite)
+    opened = Store(_folder(store, "--store"), kept)
+
+    def identify(name: str) -> Dataset:
+        seen = data.identify(name, data_dir)
+        return Dataset(DatasetId.of(seen), seen.spec, min(seen.train), min(seen.test))
+
+    planned = plan(suite, found, identify)
+    return Opened(suite, spec, planned.only(only) if only else planned, opened, kept)
+
+
+def run(
+    opened: Opened,
+    *,
+    data_dir: Path | None = None,
+    device: Device = "auto",
+    time_limit: float | None = None,
+    checkpoint_every: float = 30.0,
+    watcher: Watcher | None = None,
+    command: str = "python",
+) -> Report:
+    """Make the suite's missing cells, then write its rows, tables and figures to its results folder.
+
+    Args:
+        opened: from :func:`open_suite`.
+        data_dir: as there.
+        device: ``auto`` takes a GPU if there is one.
+        time_limit: seconds after which to stop; what was begun goes on in the next run.
+        checkpoint_every: seconds between two checkpoints of a cell.
+        watcher: who is told how it goes.
+        command: what the rows' provenance says was run.
+
+    Raises:
+        UserError: something is misspelt, missing, damaged or impossible.
+    """
+    missing = to_make(opened.plan, opened.store)
+    watcher = watcher or Silent()
+    if missing:
+        from bench import runner
+        from bench.device import choose
+
+        options = runner.Options(data_dir, choose(device), command, time_limit, checkpoint_every)
+        report = runner.run(opened.plan, opened.store, options, watcher)
+    else:
+        watcher.begin(len(opened.plan), len(opened.plan))
+        report = Report(cells=len(opened.plan), hits=len(opened.plan))
+    publish(opened)
+    return report
+
+
+def publish(opened: Opened) -> None:
+    """Bring the results folder up to date with the store: rows, small sets, tables, figures."""
+    rows = collect(opened.plan, opened.store)
+    for row in rows:
+        if row["artifacts"]:
+            cell = opened.plan.planned[row["key"]].cell
+            paths = (opened.store.artifact(cell, name) for name in row["artifacts"])
+            opened.results.keep(row["key"], [path for path in paths if path is not None])
+    opened.results.write(rows)
+    suite = opened.spec.suites[opened.name]
+    from bench.files import write_text
+    from bench.tables import to_csv, to_markdown
+
+    for made in table(opened.spec, opened.name, opened.results, suite.tables):
+        folder = opened.results.folder / "tables"
+        write_text(folder / f"{made.name}.md", to_markdown(made))
+        write_text(folder / f"{made.name}.csv", to_csv(made))
+    for name in suite.figures:
+        plot(opened.spec, opened.name, opened.results, name, opened.results.folder / f"figures/{name}.png")
+
+
+def status(opened: Opened) -> dict[str, dict[State, int]]:
+    """How many cells of each kind are finished, failed, running and missing."""
+    counts: dict[str, dict[State, int]] = {}
+    for item in opened.plan:
+        of_kind = counts.setdefault(item.cell.kind, dict.fromkeys(State, 0))
+        of_kind[opened.store.state(item.cell)] += 1
+    return counts
+
+
+def failures(opened: Opened) -> dict[str, str]:
+    """The reason of each cell of the suite that failed the last time, by key."""
+    found = {item.cell.key: opened.store.failure(item.cell) for item in opened.plan}
+    return {key: reason for key, reason in found.items() if reason is not None}
+
+
+def table(spec: Spec, suite: str, results: Results, names: Sequence[str]) -> list[Table]:
+    """Tables of a suite from its published rows alone.
+
+    Raises:
+        UserError: there is no such table, or a row is damaged.
+    """
+    from bench.tables import accuracy_table, frame
+
+    about = find_suite(spec, suite)
+    notes = [note for note in (f"Suite `{suite}`: {about.title}.", about.note.strip()) if note]
+    made = []
+    for name in names:
+        if name not in spec.tables:
+            raise UserError(f"no table {name!r}; {near(name, list(spec.tables))}")
+        evaluations = frame(results.rows.values())
+        made.append(accuracy_table(name, spec.tables[name], evaluations, notes))
+    return made
+
+
+def plot(spec: Spec, suite: str, results: Results, name: str, file: Path) -> bool:
+    """Draw a figure of a suite from its published rows and pictures; False where there is nothing to draw.
+
+    Raises:
+        UserError: there is no such figure, or a row is damaged.
+    """
+    from bench.plots import distilled, panels
+
+    if name not in spec.figures:
+        raise UserError(f"no figure {name!r}; {near(name, list(spec.figures))}")
+    shown = panels(spec.figures[name], results.rows.values(), results)
+    if shown:
+        note = f"Suite {suite}. First seed of each set; values clamped to [0, 1] for display."
+        distilled(spec.figures[name], shown, note, file)
+    return bool(shown)
+
+
+def _folder(path: Path, option: str) -> Path:
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{option} {path}: a file is in the way; a folder is needed")
+    return path

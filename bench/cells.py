@@ -1,0 +1,120 @@
+"""Cells: the units of work, as values with a key.
+
+A cell holds everything that its result depends on, resolved. Its key is the SHA-256 of its canonical
+JSON; store, resume, tables and the regression gate all go by the key and nothing else. Equal bits are
+promised for equal key, device kind, thread count and package versions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+from bench.data import Identity, parse
+
+#: Raised whenever a stage (or what it shares with others: augmentation, networks, seeds, training) gives
+#: other results for equal cells. ``tests/test_golden.py`` fails until it is.
+VERSIONS = {"distil": 1, "evaluate": 1}
+
+#: The ``images`` of an evaluate cell that trains on the whole real training set.
+WHOLE_TRAINING_SET = "train"
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys, no spaces and no NaN: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+@dataclass(frozen=True)
+class DatasetId:
+    """Which dataset, by name (with its class subset, without a path) and by content (a SHA-256)."""
+
+    name: str
+    content: str
+    classes: int
+    size: int
+
+    @classmethod
+    def of(cls, identity: Identity) -> DatasetId:
+        """The id of an identified dataset: a folder's path is where it is, not what it is."""
+        name = str(replace(parse(identity.spec), path=None))
+        return cls(name, identity.content, len(identity.classes), identity.size)
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """What every kind of cell has. Cells are equal where their keys are."""
+
+    kind: ClassVar[str]
+    dataset: DatasetId
+
+    @cached_property
+    def value(self) -> dict[str, Any]:
+        """The cell as a JSON value, with its kind and the version of its stage."""
+        return {"kind": self.kind, "version": VERSIONS[self.kind], **asdict(self)}
+
+    @cached_property
+    def key(self) -> str:
+        """SHA-256 of the canonical JSON, in hex."""
+        return hashlib.sha256(canonical(self.value).encode()).hexdigest()
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Keys of the cells whose artifacts this one reads."""
+        return ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Cell) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+
+@dataclass(frozen=True, eq=False)
+class DistilCell(Cell):
+    """Distil one part of a set: ``ipc`` images of each class."""
+
+    kind: ClassVar[Literal["distil"]] = "distil"
+
+    method: str
+    settings: Mapping[str, Any]
+    ipc: int
+    part: int
+    network: str | None
+    plugin: Mapping[str, Any]
+    seed: int
+    #: Keys of the cells whose artifacts the method or the plug-in needs, by name (experts, a teacher, …).
+    uses: Mapping[str, tuple[str, ...]]
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The cells in ``uses``."""
+        return tuple(key for keys in self.uses.values() for key in keys)
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluateCell(Cell):
+    """Train a fresh network on a set and test it once, after the last step."""
+
+    kind: ClassVar[Literal["evaluate"]] = "evaluate"
+
+    #: Keys of the distil cells that make the set up; ``train`` for the whole real training set; or
+    #: ``file:SHA256`` for a set from elsewhere.
+    images: tuple[str, ...]
+    #: Key of the relabel cell that gives soft labels; None for the labels of the set itself.
+    labels: str | None
+    network: str
+    recipe: Mapping[str, Any]
+    test_per_class: int | None
+    seed: int
+    evaluation_seed: int
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The distil cells of the set, and the cell of its labels."""
+        made = [i for i in self.images if i != WHOLE_TRAINING_SET and not i.startswith("file:")]
+        return (*made, *([self.labels] if self.labels else []))

@@ -1,0 +1,366 @@
+"""The command line: parses, calls one function, prints. Exit status: see the README."""
+
+from __future__ import annotations
+
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bench.errors import CellFailure, UserError
+
+if TYPE_CHECKING:
+    from bench.api import Opened
+    from bench.walk import Report
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Dataset distillation, with and without a plug-in, measured across architectures.",
+)
+
+FAILED, MISTAKE, OUT_OF_TIME = 1, 2, 4
+
+
+class DeviceName(StrEnum):
+    """Where to run."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class PixelsName(StrEnum):
+    """How the images of a file are held."""
+
+    unit = "unit"
+    normalised = "normalised"
+    uint8 = "uint8"
+
+
+class TableFormat(StrEnum):
+    """How a table is printed."""
+
+    md = "md"
+    csv = "csv"
+
+
+class Kind(StrEnum):
+    """What can be listed."""
+
+    suites = "suites"
+    methods = "methods"
+    networks = "networks"
+    datasets = "datasets"
+    recipes = "recipes"
+    tables = "tables"
+    figures = "figures"
+
+
+SuiteName = Annotated[str, typer.Argument(metavar="SUITE", help="a suite of the tables file; see `list`")]
+DataDir = Annotated[Path | None, typer.Option(help="where datasets are [default: $METADD_DATA, else data]")]
+StoreDir = Annotated[Path, typer.Option(help="the folder of finished cells")]
+ResultsDir = Annotated[Path, typer.Option(help="the folder of published results")]
+TablesFile = Annotated[
+    Path | None, typer.Option(help="the file of suites, tables and figures [default: the installed one]")
+]
+Only = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=VALUE", help="only cells with this tag (method, network, seed, …); repeatable"),
+]
+Device = Annotated[DeviceName, typer.Option(help="where to run")]
+
+
+@app.command()
+def run(
+    suite: SuiteName,
+    data_dir: DataDir = None,
+    store: StoreDir = Path("store"),
+    results: ResultsDir = Path("results"),
+    device: Device = DeviceName.auto,
+    only: Only = None,
+    time_limit: Annotated[
+        float | None, typer.Option(min=0, help="seconds after which to stop; a later run goes on")
+    ] = None,
+    checkpoint_every: Annotated[float, typer.Option(min=0, help="seconds between checkpoints")] = 30.0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="print the cells and what is there; run nothing")
+    ] = False,
+    tables: TablesFile = None,
+) -> None:
+    """Make a suite's missing cells, then its rows, tables and figures."""
+    from bench import api
+    from bench.progress import watcher
+
+    opened = _open(suite, data_dir, store, results, only, tables)
+    if dry_run:
+        _print_plan(opened)
+        return
+    with watcher() as watching:
+        report = api.run(
+            opened,
+            data_dir=data_dir,
+            device=device.value,
+            time_limit=time_limit,
+            checkpoint_every=checkpoint_every,
+            watcher=watching,
+            command=_command(suite, device, only),
+        )
+    for name in opened.spec.suites[suite].tables:
+        typer.echo((opened.results.folder / "tables" / f"{name}.md").read_text(encoding="utf-8"))
+    _print_report(report, opened)
+    if report.failed:
+        raise typer.Exit(FAILED)
+    if report.out_of_time:
+        raise typer.Exit(OUT_OF_TIME)
+
+
+@app.command()
+def status(
+    suite: SuiteName,
+    data_dir: DataDir = None,
+    store: StoreDir = Path("store"),
+    results: ResultsDir = Path("results"),
+    only: Only = None,
+    tables: TablesFile = None,
+) -> None:
+    """Print how many of a suite's cells are finished, failed, running and missing."""
+    from bench import api
+
+    opened = _open(suite, data_dir, store, results, only, tables)
+    for kind, counts in api.status(opened).items():
+        typer.echo(f"{kind}: " + ", ".join(f"{count} {state}" for state, count in counts.items()))
+    for key, reason in api.failures(opened).items():
+        typer.echo(f"failed: {_describe(opened, key)}: {reason}")
+
+
+@app.command(name="list")
+def list_(
+    kind: Annotated[Kind | None, typer.Argument(help="what to list; everything by default")] = None,
+    tables: TablesFile = None,
+) -> None:
+    """List suites, methods, networks, datasets, recipes, tables and figures."""
+    from baselines import METHODS
+    from bench.data import NAMES
+    from bench.networks.names import PRESETS
+    from bench.recipes import RECIPES
+    from bench.spec import read
+
+    spec = read(tables)
+    found = {
+        Kind.suites: {name: suite.title for name, suite in spec.suites.items()},
+        Kind.methods: {name: entry.settings.label for name, entry in METHODS.items()} | {"full": "Full data"},
+        Kind.networks: dict.fromkeys(PRESETS, ""),
+        Kind.datasets: dict.fromkeys(NAMES, ""),
+        Kind.recipes: {name: f"{recipe.epochs} epochs, {recipe.augment}" for name, recipe in RECIPES.items()},
+        Kind.tables: {name: table.title for name, table in spec.tables.items()},
+        Kind.figures: {name: figure.title for name, figure in spec.figures.items()},
+    }
+    for each in [kind] if kind else Kind:
+        if kind is None:
+            typer.echo(f"{each.value}:")
+        for name, about in found[each].items():
+            typer.echo(f"{'' if kind else '  '}{name:<20}{about}".rstrip())
+
+
+@app.command()
+def data(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="a dataset; see `list datasets`")],
+    data_dir: DataDir = None,
+) -> None:
+    """Fetch a dataset's official archive, verify it, and decode it into the cache."""
+    from bench.data import NAMES, fetch, identify
+    from bench.progress import download
+
+    if name in NAMES and name != "digits":
+        with download(name) as progress:
+            path = fetch(name, data_dir or Path(os.environ.get("METADD_DATA") or "data"), progress=progress)
+        typer.echo(f"{name}: {path}")
+    found = identify(name, data_dir)
+    typer.echo(
+        f"{found.spec}: {sum(found.train)} train and {sum(found.test)} test images, "
+        f"{len(found.classes)} classes, {found.size}x{found.size}, content {found.content[:12]}"
+    )
+
+
+@app.command()
+def evaluate(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="a .npz, .safetensors or .pt file, or a folder")
+    ],
+    dataset: Annotated[str, typer.Option(help="the dataset that the set is for")],
+    network: Annotated[list[str], typer.Option(help="a network to train; repeatable")],
+    recipe: Annotated[str, typer.Option(help="how to train it")] = "dsa",
+    epochs: Annotated[int | None, typer.Option(help="instead of the recipe's")] = None,
+    pixels: Annotated[PixelsName | None, typer.Option(help="how float images are held")] = None,
+    seeds: Annotated[int, typer.Option(help="networks per set")] = 5,
+    test_per_class: Annotated[int | None, typer.Option(help="test images per class [default: all]")] = None,
+    data_dir: DataDir = None,
+    device: Device = DeviceName.auto,
+) -> None:
+    """Train networks on a distilled set from elsewhere and print their test accuracy."""
+    from bench import outside
+
+    scores = outside.evaluate(
+        file,
+        dataset,
+        network,
+        recipe=recipe,
+        overrides={} if epochs is None else {"epochs": epochs},
+        pixels=pixels.value if pixels else None,
+        seeds=seeds,
+        test_per_class=test_per_class,
+        data_dir=data_dir,
+        device=device.value,
+    )
+    for score in scores:
+        summary = score.summary
+        spread = "± ? (one)" if summary.std is None else f"± {summary.std:.2f}"
+        what = f"n = {summary.n} {score.of}"
+        if score.of == "sets":
+            what += f", each the mean of {score.per_set} networks"
+        else:
+            what += " of one set: evaluation noise only"
+        typer.echo(f"{score.network}: {summary.mean:.2f} {spread} ({what}; {score.test_images} test images)")
+        if score.at_chance:
+            typer.echo(
+                f"warning: {score.network} is at chance ({score.chance:.1f}%): the usual causes are the "
+                "wrong --pixels, another normalisation (or ZCA) than the set was made with, or labels in "
+                "another class order",
+                err=True,
+            )
+
+
+@app.command()
+def table(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="tables; all by default")
+    ] = None,
+    suite: Annotated[
+        list[str] | None, typer.Option(help="of these suites; all that have results by default")
+    ] = None,
+    results: ResultsDir = Path("results"),
+    format_: Annotated[TableFormat, typer.Option("--format", help="how to print")] = TableFormat.md,
+    tables: TablesFile = None,
+) -> None:
+    """Print tables from published rows."""
+    from bench import api
+    from bench.results import Results
+    from bench.spec import find_suite, read
+    from bench.tables import to_csv, to_markdown
+
+    spec = read(tables)
+    for name in suite or _with_results(spec.suites, results):
+        wanted = names or find_suite(spec, name).tables
+        for made in api.table(spec, name, Results(results / name), wanted):
+            typer.echo(to_csv(made) if format_ is TableFormat.csv else to_markdown(made))
+
+
+@app.command()
+def plot(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="figures; all by default")
+    ] = None,
+    suite: Annotated[
+        list[str] | None, typer.Option(help="of these suites; all that have results by default")
+    ] = None,
+    results: ResultsDir = Path("results"),
+    format_: Annotated[str, typer.Option("--format", help="png, svg or pdf")] = "png",
+    tables: TablesFile = None,
+) -> None:
+    """Draw figures from published rows and pictures, into the results folder."""
+    from bench import api
+    from bench.results import Results
+    from bench.spec import find_suite, read
+
+    if format_ not in ("png", "svg", "pdf"):
+        raise UserError(f"--format {format_}: png, svg or pdf")
+    spec = read(tables)
+    for name in suite or _with_results(spec.suites, results):
+        for figure in names or find_suite(spec, name).figures:
+            file = results / name / "figures" / f"{figure}.{format_}"
+            drawn = api.plot(spec, name, Results(results / name), figure, file)
+            typer.echo(str(file) if drawn else f"{name}: {figure}: nothing to draw yet")
+
+
+def _open(
+    suite: str, data_dir: Path | None, store: Path, results: Path, only: list[str] | None, tables: Path | None
+) -> Opened:
+    from bench import api
+
+    wanted = {}
+    for text in only or []:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UserError(f"--only {text}: KEY=VALUE is expected, such as method=DM")
+        wanted[key] = value
+    return api.open_suite(
+        suite, data_dir=data_dir, store=store, results=results, only=wanted or None, tables=tables
+    )
+
+
+def _command(suite: str, device: DeviceName, only: list[str] | None) -> str:
+    """What was asked for, without the paths of this machine."""
+    parts = [
+        "metadd-bench run",
+        suite,
+        f"--device {device.value}",
+        *(f"--only {text}" for text in only or []),
+    ]
+    return " ".join(parts)
+
+
+def _with_results(suites: object, results: Path) -> list[str]:
+    if not results.is_dir():
+        raise UserError(f"--results {results}: no such folder; `metadd-bench run SUITE` makes one")
+    return [name for name in suites if (results / name / "rows.jsonl").exists()]  # type: ignore[attr-defined]
+
+
+def _describe(opened: Opened, key: str) -> str:
+    item = opened.plan.planned[key]
+    tags = item.tags
+    about = [tags["method"], f"IPC {tags['ipc']}" if tags["ipc"] else "", f"seed {tags['seed']}"]
+    if "network" in tags:
+        about += [f"on {tags['network']}", f"({tags['evaluation_seed']})"]
+    return f"{item.cell.kind} {' '.join(text for text in about if text)} [{key[:12]}]"
+
+
+def _print_plan(opened: Opened) -> None:
+    for key, item in opened.plan.planned.items():
+        typer.echo(f"{opened.store.state(item.cell):<9} {_describe(opened, key)}")
+    _print_counts(opened)
+
+
+def _print_counts(opened: Opened) -> None:
+    from bench import api
+
+    for kind, counts in api.status(opened).items():
+        there = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+        typer.echo(f"{sum(counts.values())} {kind} cells: {there}")
+
+
+def _print_report(report: Report, opened: Opened) -> None:
+    typer.echo(
+        f"{report.cells} cells: {report.hits} hits, {report.made} made, {len(report.failed)} failed"
+        f" — {opened.results.folder}"
+    )
+    for key, reason in report.failed.items():
+        typer.echo(f"failed: {_describe(opened, key)}: {reason}", err=True)
+    if report.out_of_time:
+        typer.echo("time limit reached: run the same command again to go on where it stopped", err=True)
+
+
+def main() -> None:
+    """The entry point: users' mistakes are one line and exit status 2, bugs keep their traceback."""
+    try:
+        app()
+    except UserError as error:
+        print(f"metadd-bench: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(MISTAKE)
+    except CellFailure as failure:
+        print(f"metadd-bench: failed: {failure}", file=sys.stderr)
+        sys.exit(FAILED)

@@ -1,0 +1,75 @@
+"""A suite's results folder: what is committed, published, and turned into tables without torch.
+
+``RESULTS/<suite>/rows.jsonl`` has one row a line, in the plan's order; ``sets/<key>/`` the artifacts of
+small distilled sets; ``tables/`` and ``figures/`` what was made of them. A row that the suite no longer
+plans (other data, an older version) stays in the file, marked ``"current": false``, and is left out of
+tables: nothing that was measured is thrown away by a run.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from bench.errors import UserError
+from bench.files import write_text
+
+#: Artifacts of a distil cell larger than this (together) stay in the store only.
+SMALL_SET = 400_000
+#: The picture of a distilled set, which figures are made of.
+PLATE = "plate.png"
+
+
+class Results:
+    """The results of one suite under ``folder`` (``RESULTS/<suite>``), which need not exist yet."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @cached_property
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """Every row by key, as read when first asked for.
+
+        Raises:
+            UserError: a line is no JSON row.
+        """
+        path = self.folder / "rows.jsonl"
+        rows: dict[str, dict[str, Any]] = {}
+        if not path.exists():
+            return rows
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            try:
+                row = json.loads(line)
+                rows[row["key"]] = row
+            except (ValueError, TypeError, KeyError):
+                raise UserError(
+                    f"{path}, line {number}: not a row; restore the file or delete the line"
+                ) from None
+        return rows
+
+    def artifact(self, key: str, name: str) -> Path:
+        """Where a committed artifact is or would be."""
+        return self.folder / "sets" / key / name
+
+    def write(self, current: Iterable[Mapping[str, Any]]) -> None:
+        """Write the ``current`` rows (with their tags, in the plan's order), then the others."""
+        rows = {row["key"]: {**row, "current": True} for row in current}
+        others = sorted(key for key in self.rows if key not in rows)
+        rows |= {key: {**self.rows[key], "current": False} for key in others}
+        lines = [json.dumps(row, sort_keys=True, allow_nan=False) + "\n" for row in rows.values()]
+        write_text(self.folder / "rows.jsonl", "".join(lines))
+        vars(self).pop("rows", None)
+
+    def keep(self, key: str, paths: Iterable[Path]) -> None:
+        """Copy a set's artifacts where they are small (together), and its picture in any case."""
+        paths = list(paths)
+        small = sum(path.stat().st_size for path in paths) <= SMALL_SET
+        for path in paths:
+            target = self.artifact(key, path.name)
+            if (small or path.name == PLATE) and not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target)

@@ -1,0 +1,218 @@
+"""``tables.yaml`` as typed, strict values: suites (what is run), tables and figures (what is printed).
+
+Read by every verb, so no torch. A mistake ends in one line with the file, the place in it, and what would
+be right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from bench.errors import UserError, near
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+def _as_seeds(value: Any) -> Any:
+    """``3`` means the seeds 0, 1, 2; a list is taken as it is."""
+    return list(range(value)) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _named(value: Any) -> Any:
+    """``dsa`` means ``{name: dsa}``."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+T = TypeVar("T")
+OneOrMore = Annotated[list[T], BeforeValidator(_as_list), Field(min_length=1)]
+Seed = Annotated[int, Field(ge=0, strict=True)]
+Seeds = Annotated[list[Seed], BeforeValidator(_as_seeds), Field(min_length=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Named(BaseModel):
+    """A recipe or a plug-in by name, with settings of its own beside the name."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: str
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """The settings beside the name."""
+        return dict(self.model_extra or {})
+
+
+NamedOrText = Annotated[Named, BeforeValidator(_named)]
+
+
+class Evaluation(_Strict):
+    """How each set is evaluated: on which networks, by which recipe, with how many seeds per network."""
+
+    networks: OneOrMore[str]
+    recipe: NamedOrText
+    seeds: Seeds = [0]
+    test_per_class: int | None = Field(None, ge=1, description="test images per class; all by default")
+
+
+class Block(_Strict):
+    """One block of a suite's grid: every combination of what it lists. What it leaves out, the suite says."""
+
+    method: OneOrMore[str]
+    label: str | None = Field(None, description="the row's name in tables; the method's own by default")
+    settings: dict[str, Any] = {}
+    dataset: str | None = None
+    ipc: OneOrMore[Annotated[int, Field(ge=1, strict=True)]] | None = None
+    network: str | None = None
+    plugin: OneOrMore[NamedOrText] | None = None
+    seeds: Seeds | None = None
+    evaluate: Evaluation | None = None
+
+
+class Suite(_Strict):
+    """A grid of cells, and the tables and figures that are made of it."""
+
+    title: str
+    note: str = Field("", description="what is reduced, and whatever a reader of the table must know")
+    protocol: Literal["authors", "common"]
+    dataset: str
+    network: str = Field(description="the network that methods distil with")
+    ipc: OneOrMore[Annotated[int, Field(ge=1, strict=True)]] = [1]
+    plugin: OneOrMore[NamedOrText] = [Named(name="none")]
+    seeds: Seeds = [0]
+    evaluate: Evaluation
+    grid: list[Block] = Field(min_length=1)
+    tables: list[str] = []
+    figures: list[str] = []
+
+
+class TableSpec(_Strict):
+    """A table: one row per combination of ``rows``, one column per value of ``columns``, and their mean."""
+
+    title: str
+    kind: Literal["accuracy"]
+    rows: OneOrMore[Literal["dataset", "ipc", "method", "recipe", "distilled_on", "protocol"]]
+    columns: Literal["network", "dataset", "ipc"]
+
+
+class FigureSpec(_Strict):
+    """A figure made of the pictures that distil cells leave."""
+
+    title: str
+    kind: Literal["images"]
+    columns: int = Field(10, ge=1, le=10, description="at most so many images of a class")
+    classes: int = Field(10, ge=1, description="at most so many classes")
+
+
+class Spec(_Strict):
+    """The whole file."""
+
+    suites: dict[str, Suite]
+    tables: dict[str, TableSpec] = {}
+    figures: dict[str, FigureSpec] = {}
+
+
+def default_file() -> Path:
+    """The ``tables.yaml`` of this installation: beside the packages in a checkout, inside one in a wheel."""
+    here = Path(__file__).resolve().parent
+    inside = here / "tables.yaml"
+    return inside if inside.exists() else here.parent / "tables.yaml"
+
+
+def read(file: Path | None = None) -> Spec:
+    """Read and check a file (by default this installation's).
+
+    Raises:
+        UserError: the file is missing, is no YAML mapping, or says something that is not allowed.
+    """
+    file = default_file() if file is None else file
+    try:
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        content = yaml.load(file.read_text(encoding="utf-8"), Loader=loader)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror}); --tables takes a YAML file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = f", line {mark.line + 1}" if (mark := getattr(error, "problem_mark", None)) else ""
+        problem = getattr(error, "problem", None) or "not UTF-8 text"
+        raise UserError(f"{file}{where}: not YAML ({problem})") from None
+    if not isinstance(content, Mapping):
+        found = type(content).__name__
+        raise UserError(f"{file}: a mapping with `suites`, `tables` and `figures` is expected, not a {found}")
+    spec = validated(Spec, content, str(file))
+    for name, suite in spec.suites.items():
+        for kind, wanted, there in (
+            ("table", suite.tables, spec.tables),
+            ("figure", suite.figures, spec.figures),
+        ):
+            for item in wanted:
+                if item not in there:
+                    raise UserError(f"{file}: suites.{name}: no {kind} {item!r}; {near(item, list(there))}")
+    return spec
+
+
+def find_suite(spec: Spec, name: str) -> Suite:
+    """The suite of this name.
+
+    Raises:
+        UserError: there is none; the message has the near names.
+    """
+    if name not in spec.suites:
+        raise UserError(f"no suite {name!r}; {near(name, list(spec.suites))}")
+    return spec.suites[name]
+
+
+def validated(model: type[M], value: Any, where: str) -> M:
+    """``model.model_validate(value)``, with its first error as one line.
+
+    Raises:
+        UserError: ``where``, the place inside it, and what would be right.
+    """
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise UserError(explain(error, model, where)) from None
+
+
+def explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
+    """The first error of a validation in one line, with the near keys where a key is unknown."""
+    first, more = error.errors()[0], error.error_count() - 1
+    place = ".".join(str(step) for step in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = _fields_at(model, first["loc"][:-1])
+        text = f"unknown key; {near(str(first['loc'][-1]), known)}"
+    elif first["type"] == "missing":
+        text = "is missing"
+    else:
+        given = first["input"] if isinstance(first["input"], str | int | float | bool) else None
+        message = first["msg"][0].lower() + first["msg"][1:]
+        text = message + (f", not {given!r}" if given is not None else "")
+    return f"{where}: {place}: {text}" + (f" (and {more} more)" if more else "")
+
+
+def _fields_at(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
+    """The keys allowed at a place in a model, found by walking its annotations."""
+    import typing
+
+    current: Any = model
+    for step in place:
+        if isinstance(current, type) and issubclass(current, BaseModel):
+            if step not in current.model_fields:
+                return []
+            current = current.model_fields[str(step)].annotation
+        else:
+            current = (typing.get_args(current) or (None,))[-1]
+        while typing.get_origin(current) is Annotated or type(None) in typing.get_args(current):
+            current = typing.get_args(current)[0]
+    return list(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else []

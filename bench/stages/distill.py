@@ -1,0 +1,247 @@
+"""The one distillation loop, for every method and every plug-in."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from safetensors.torch import save_file
+from torch import Tensor
+
+from baselines import METHODS, Task
+from bench import device as devices
+from bench.cells import DistilCell
+from bench.data import Dataset
+from bench.errors import CellFailure
+from bench.memory import LiveBytes
+from bench.pixels import space
+from bench.stages import Context, Outcome, checkpoint
+from bench.stages.tools import HarnessTools
+from bench.synthetic import Synthetic
+from metadd import PLUGINS
+
+#: How often losses are read back from the device and looked at, in updates.
+OBSERVE_EVERY = 25
+#: Updates whose memory is counted, untimed, before the run.
+COUNTED_UPDATES = 2
+#: Images of a class in the picture of a set, at most.
+PLATE_COLUMNS = 10
+
+
+class Record:
+    """The losses of the updates so far, read back from the device now and then, and the seconds they took."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.seconds = 0.0
+        self._pending: list[Tensor] = []
+
+    def add(self, losses: Iterable[Tensor]) -> None:
+        """Run the updates that give these losses, on the clock."""
+        clock = time.monotonic()
+        self._pending.extend(losses)
+        if len(self._pending) >= OBSERVE_EVERY:
+            self.observe()
+        self.seconds += time.monotonic() - clock
+
+    def observe(self) -> None:
+        """Read back what is pending.
+
+        Raises:
+            CellFailure: a loss is not finite.
+        """
+        if not self._pending:
+            return
+        read = torch.stack(self._pending).tolist()
+        self._pending.clear()
+        for update, loss in enumerate(read, start=len(self.losses)):
+            if not math.isfinite(loss):
+                raise CellFailure(f"the loss became {loss} at update {update}; a lower lr_img may help")
+        self.losses += read
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        self.observe()
+        return {"losses": self.losses, "seconds": self.seconds}
+
+    def take_up(self, state: Mapping[str, Any]) -> None:
+        """Go on from a :meth:`state`."""
+        self.losses, self.seconds = list(state["losses"]), state["seconds"]
+
+    def result(self) -> dict[str, float]:
+        """What a row says of the losses."""
+        if not self.losses:
+            return {}
+        last_fifth = self.losses[-max(1, len(self.losses) // 5) :]
+        return {
+            "first_loss": self.losses[0],
+            "last_loss": self.losses[-1],
+            "mean_loss_last_fifth": math.fsum(last_fifth) / len(last_fifth),
+        }
+
+
+class Distillation:
+    """One distil cell in progress: the images, their optimisers, the method and its tools.
+
+    Under ``FakeTensorMode`` all of them are fake, and nothing is computed.
+    """
+
+    def __init__(self, cell: DistilCell, dataset: Dataset, device: torch.device) -> None:
+        entry = METHODS[cell.method]
+        values = {name: value for name, value in cell.settings.items() if name != "version"}
+        settings = entry.settings.model_validate(values)
+        task = Task(cell.dataset.name, cell.dataset.classes, cell.dataset.size, cell.ipc)
+        self.method = entry.method(settings, task)
+        self.iterations, self.iterations_done = settings.iterations, 0
+        self.record = Record()
+        self.space = space(settings.pixels, dataset.mean, dataset.std)
+        self.tools = HarnessTools(task, dataset, self.space, device, cell.network, cell.seed, cell.part, {})
+        self.x = Synthetic(self.method.initial(self.tools), task.classes, task.ipc)
+        self.params = self.x.params | self.method.extras()
+        self.optimisers = self.method.optimisers(self.params)
+        self.plugin, self.rho = None, 0.0
+        if cell.plugin["name"] != "none":
+            plugin = PLUGINS[cell.plugin["name"]]
+            fields = {name: v for name, v in cell.plugin.items() if name not in ("name", "version")}
+            chosen = plugin.settings.model_validate(fields)
+            self.plugin, self.rho = plugin.make(chosen, {}), chosen.rho
+
+    def iterate(self) -> None:
+        """Run the next iteration, on the record."""
+        self.record.add(self.updates())
+        self.iterations_done += 1
+
+    def updates(self) -> Iterator[Tensor]:
+        """The updates of the next iteration: the images move after each loss [scalar] of the method."""
+        k = self.iterations_done
+        for loss in self.method.iteration(k, self.x, self.tools.at(k)):
+            if self.plugin is not None and self.rho > 0:
+                self.x.add(slice(None), self._plugin_gradient())
+            self.x.pull_back()
+            self.optimisers.step()
+            self.method.project(self.x.params)
+            self.x.render()
+            yield loss
+
+    def _plugin_gradient(self) -> Tensor:
+        """The plug-in's gradient at the pixels, scaled to ``rho`` of the norm of the method's own.
+
+        The plug-in sees [0, 1] units, so its gradient goes through the pixel space; norms stay tensors, for
+        the harness may not wait for the device here.
+        """
+        assert self.plugin is not None
+        images = self.x.images.detach().requires_grad_()
+        unit = self.space.decode(images)
+        seen = unit.detach().requires_grad_()
+        self.plugin.backward(seen, self.x.labels)
+        assert seen.grad is not None
+        gradient = seen.grad
+        if unit is not images:
+            (gradient,) = torch.autograd.grad(unit, images, gradient)
+        scale = self.rho * self.x.gradient.norm() / gradient.norm().clamp_min(1e-12)
+        return gradient.mul(scale)
+
+    def state(self) -> dict[str, Any]:
+        """All that a checkpoint needs."""
+        optimisers = self.optimisers.state_dict()
+        done = {"iterations_done": self.iterations_done, "record": self.record.state()}
+        return {"params": self.params, "optimisers": optimisers, **done}
+
+    def take_up(self, state: dict[str, Any]) -> None:
+        """Go on from a :meth:`state`."""
+        with torch.no_grad():
+            for name, value in state["params"].items():
+                self.params[name].copy_(value)
+        self.optimisers.load_state_dict(state["optimisers"])
+        self.x.render()
+        self.iterations_done = state["iterations_done"]
+        self.record.take_up(state["record"])
+
+
+def run(cell: DistilCell, context: Context) -> Outcome:
+    """Distil one part of a set.
+
+    Leaves ``images.safetensors`` (images [N, 3, H, W] in their pixel space, labels [N], the loss of each
+    update) and ``plate.png``.
+
+    Raises:
+        CellFailure: a loss or a pixel is not finite.
+        OutOfTime: the time limit was reached; a checkpoint is in ``context.partial``.
+    """
+    started = time.monotonic()
+    memory = _counted(cell, context)
+    devices.reset_peak(context.device)
+    job = Distillation(cell, context.dataset, context.device)
+    if state := checkpoint.load(context.partial, context.device):
+        job.take_up(state)
+    while job.iterations_done < job.iterations:
+        job.iterate()
+        context.progress(job.iterations_done, job.iterations)
+        if job.iterations_done < job.iterations:
+            context.between_steps(job.state)
+    job.record.observe()
+    if not job.x.images.isfinite().all():
+        raise CellFailure("pixels are not finite after the last update; a lower lr_img may help")
+    _save_images(job, cell, job.record.losses, context.workspace / "images.safetensors")
+    _save_plate(job, context.dataset.classes, context.workspace / "plate.png")
+    updates = len(job.record.losses)
+    cost: dict[str, Any] = {"seconds": time.monotonic() - started, "updates": updates, **memory}
+    if updates:
+        cost |= {"seconds_per_update": job.record.seconds / updates, **devices.peak(context.device)}
+    return Outcome(job.record.result(), cost)
+
+
+def count_live_bytes(cell: DistilCell, dataset: Dataset, device: torch.device) -> int:
+    """The peak of live tensor bytes in the first updates, on a distillation of their own.
+
+    Gives the same under ``FakeTensorMode``, to the byte. Counted: the images and their optimiser, the
+    network, the real batch, and every intermediate. Not counted: the stored dataset, and memory that
+    PyTorch uses outside tensors.
+    """
+    job, counted = Distillation(cell, dataset, device), 0
+    with LiveBytes(held=[*job.params.values(), job.x.labels, job.x.gradient]) as live:
+        while job.iterations_done < job.iterations:
+            for _ in job.updates():
+                counted += 1
+                if counted == COUNTED_UPDATES:
+                    return live.peak
+            job.iterations_done += 1
+    return live.peak
+
+
+def _counted(cell: DistilCell, context: Context) -> dict[str, int]:
+    """The counted peak, where nothing else measures it: on the CPU."""
+    if not cell.settings["iterations"] or context.device.type != "cpu":
+        return {}
+    return {"peak_live_bytes": count_live_bytes(cell, context.dataset, context.device)}
+
+
+def _save_images(job: Distillation, cell: DistilCell, losses: list[float], path: Path) -> None:
+    tensors = {
+        "images": job.x.images.cpu().contiguous(),
+        "labels": job.x.labels.cpu(),
+        "loss": torch.tensor(losses, dtype=torch.float32),
+        **{name: tensor.detach().cpu() for name, tensor in job.method.extras().items()},
+    }
+    about = {"space": job.space.to_json(), "labels": "hard", "cell": cell.value}
+    save_file(tensors, path, metadata={"metadd": json.dumps(about, sort_keys=True)})
+
+
+def _save_plate(job: Distillation, classes: tuple[str, ...], path: Path) -> None:
+    """The set as one picture: a row per class, at most ten images in it, clamped to [0, 1].
+
+    The PNG's text says what a figure needs: the class names, and how many images a row has.
+    """
+    unit = job.space.decode(job.x.images).clamp(0, 1).mul(255).round().to(torch.uint8).cpu()
+    rows = unit.unflatten(0, (job.x.classes, job.x.ipc))[:, :PLATE_COLUMNS]  # [C, K, 3, H, W]
+    sheet = rows.permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2)
+    text = PngInfo()
+    text.add_text("metadd", json.dumps({"classes": classes, "columns": rows.shape[1]}))
+    Image.fromarray(sheet.numpy()).save(path, pnginfo=text)

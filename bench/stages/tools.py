@@ -1,0 +1,84 @@
+"""What the harness lends a method (:class:`baselines.base.Tools`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from baselines import Task
+from bench import seeds
+from bench.augment import for_dataset
+from bench.data import Dataset, parse
+from bench.memory import real_tensors, to_fake
+from bench.networks.build import Network, build, reinitialise
+from bench.pixels import PixelSpace
+from bench.real import RealImages, place
+
+
+class HarnessTools:
+    """The tools of one part of one distillation; :meth:`at` moves them to an iteration.
+
+    Every stream is named by (axis, distillation seed, part, iteration). Iteration 0 of the streams is for
+    the initial images; the method's iteration k draws from k + 1.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        dataset: Dataset,
+        space: PixelSpace,
+        device: torch.device,
+        network: str | None,
+        seed: int,
+        part: int,
+        artifacts: Mapping[str, Any],
+    ) -> None:
+        self.task, self.device, self.artifacts = task, device, artifacts
+        self.augment = for_dataset(parse(dataset.spec).name, dataset.size)
+        self._real = RealImages(dataset.train, space, device)
+        self._network_name = network
+        self._network: Network | None = None
+        self._stream = (seed, part)
+        self._iteration = 0
+
+    def at(self, k: int) -> HarnessTools:
+        """These tools, with the streams of iteration ``k``."""
+        self._iteration = k + 1
+        return self
+
+    def rng(self, axis: str, *numbers: int) -> np.random.Generator:
+        """The NumPy generator for this axis in this iteration."""
+        return seeds.rng(axis, *self._stream, self._iteration, *numbers)
+
+    def tensor(self, values: np.ndarray) -> Tensor:
+        """An array on the device."""
+        return place(torch.from_numpy(values), self.device)
+
+    def network(self) -> nn.Module:
+        """The distilling network with this iteration's random weights, on the device.
+
+        Networks that can be drawn anew in place are built once.
+        """
+        if self._network_name is None:
+            raise TypeError("this method was planned without a network")
+        with seeds.forked("network", *self._stream, self._iteration):
+            if self._network is not None and self._network.redrawable:
+                reinitialise(self._network)
+                return self._network
+            self._network = None  # so that two are never there at once
+            with real_tensors() as fake:
+                built = build(self._network_name, self.task.classes, self.task.size)
+            self._network = built.to(self.device) if fake is None else to_fake(fake, built)
+        return self._network
+
+    def real(self, first: int, last: int, per_class: int) -> Tensor:
+        """Real images [last - first, K, 3, H, W] of these classes; see :class:`baselines.base.Tools`."""
+        labels = range(first, last)
+        k = min(per_class, *(self._real.class_size(label) for label in labels))
+        drawn = [self._real.draw(label, k, self.rng("real", label)) for label in labels]
+        images = self._real.batch(np.concatenate(drawn))
+        return images.reshape(len(labels), k, *images.shape[1:])

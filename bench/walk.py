@@ -1,0 +1,51 @@
+"""What a run has to do, who watches it, and how it ended.
+
+No torch: a suite that is all hits never needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from bench.plan import Plan, Planned
+from bench.store import State, Store
+
+
+class Watcher(Protocol):
+    """Who is told how a run goes (a progress bar, or nobody)."""
+
+    def begin(self, total: int, done: int) -> None:
+        """There are ``total`` cells, ``done`` of them finished already."""
+
+    def cell(self, planned: Planned) -> Callable[[int, int], None]:
+        """A cell begins; returns what to call with its (done, total) steps."""
+
+    def finished(self, planned: Planned) -> None:
+        """A cell is finished, failed, or was found finished by another process."""
+
+
+@dataclass
+class Report:
+    """How a run ended: cells planned, found finished, made; failed ones by key with their reasons."""
+
+    cells: int
+    hits: int
+    made: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    out_of_time: bool = False
+
+
+def to_make(plan: Plan, store: Store) -> list[Planned]:
+    """What has to be made: unfinished cells, and finished ones whose artifacts are needed and not here."""
+    unfinished = {key for key, item in plan.planned.items() if store.state(item.cell) != State.FINISHED}
+    needed = {key for made in unfinished for key in plan.planned[made].cell.needs}
+    unfinished |= {key for key in needed - unfinished if not store.has_artifacts(plan.planned[key].cell)}
+    return [item for key, item in plan.planned.items() if key in unfinished]
+
+
+def collect(plan: Plan, store: Store) -> list[dict[str, Any]]:
+    """The rows of the plan's finished cells, with their tags, in the plan's order."""
+    rows = ((item, store.row(item.cell)) for item in plan)
+    return [{**row, "tags": dict(item.tags)} for item, row in rows if row is not None]

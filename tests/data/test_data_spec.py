@@ -1,0 +1,60 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench import data
+from bench.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "path", "classes", "canonical"),
+    [
+        ("digits", "digits", None, None, "digits"),
+        ("tiny-imagenet[20]", "tiny-imagenet", None, 20, "tiny-imagenet[20]"),
+        ("cifar10[05]", "cifar10", None, 5, "cifar10[5]"),
+        ("cifar100[100]", "cifar100", None, None, "cifar100"),
+        ("imagefolder:my/pets/", "imagefolder", Path("my/pets"), None, "imagefolder:my/pets"),
+        ("imagefolder:a:b[3]", "imagefolder", Path("a:b"), 3, "imagefolder:a:b[3]"),
+        ("imagefolder:run[5]/", "imagefolder", Path("run[5]"), None, "imagefolder:run[5]/"),
+        ("imagefolder:run[5][2]", "imagefolder", Path("run[5]"), 2, "imagefolder:run[5][2]"),
+    ],
+)
+def test_a_spec_is_read_and_written_back(text, name, path, classes, canonical):
+    spec = data.parse(text)
+    assert (spec.name, spec.path, spec.classes, str(spec)) == (name, path, classes, canonical)
+    assert data.parse(canonical) == spec
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("cifar-10", "unknown dataset 'cifar-10'; did you mean 'cifar10'"),
+        ("", "unknown dataset ''; known: digits, cifar10"),
+        ("cifar10[ten]", "must be a whole number"),
+        ("cifar10[-5]", "must be a whole number"),
+        ("cifar10[]", "must be a whole number"),
+        ("cifar10[5", r"unknown dataset 'cifar10\[5'; did you mean 'cifar10'"),
+        ("cifar10[1]", "a subset needs at least 2 classes"),
+        ("cifar10[11]", "the dataset has only 10 classes"),
+        ("tiny-imagenet[201]", "the dataset has only 200 classes"),
+        ("imagefolder", "imagefolder needs a folder, as in imagefolder:PATH"),
+        ("imagefolder:", "imagefolder needs a folder, as in imagefolder:PATH"),
+        ("cifar10:there", "cifar10 takes no path"),
+    ],
+)
+def test_a_mistaken_spec_is_one_line(text, message):
+    with pytest.raises(UserError, match=message) as caught:
+        data.parse(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_names_are_in_the_stated_order():
+    assert data.NAMES == ("digits", "cifar10", "cifar100", "tiny-imagenet", "imagefolder")
+
+
+def test_importing_costs_no_torch_and_no_scikit_learn():
+    code = "import sys, bench.data; print(sorted({'torch', 'sklearn', 'scipy', 'pandas'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
