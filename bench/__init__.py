@@ -7,17 +7,24 @@ The functions of the command line::
     suite = bench.open_suite("smoke")      # read, check and plan; nothing is run
     report = bench.run(suite)              # make what is missing, then rows, tables and figures
     tables = bench.table(suite.spec, "smoke", suite.results, ["cross-architecture"])
-    scores = bench.evaluate(path, "cifar10", ["convnet"])
+    for score in bench.evaluate(path, "cifar10", ["convnet"]):
+        print(score.network, score.summary.mean)
 
-Importing this costs no torch.
+Importing this costs nothing: each name is looked up when it is first used, and only those that compute
+import torch.
 """
 
-from bench.api import failures, open_suite, plot, publish, run, status, table
-from bench.data import fetch
-from bench.errors import UserError
-from bench.outside import evaluate
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bench.api import failures, open_suite, plot, publish, run, status, table
+    from bench.data import fetch
+    from bench.errors import CellFailure, UserError
+    from bench.outside import evaluate
 
 __all__ = [
+    "CellFailure",
     "UserError",
     "evaluate",
     "failures",
@@ -29,3 +36,16 @@ __all__ = [
     "status",
     "table",
 ]
+
+_HOME = {
+    "CellFailure": "bench.errors",
+    "UserError": "bench.errors",
+    "evaluate": "bench.outside",
+    "fetch": "bench.data",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME.get(name, "bench.api")), name)

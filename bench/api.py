@@ -42,7 +42,10 @@ class Opened:
 
     name: str
     spec: Spec
+    #: The cells asked for.
     plan: Plan
+    #: All cells of the suite: what is published.
+    whole: Plan
     store: Store
     results: Results
 
@@ -71,7 +74,7 @@ def open_suite(
     """
     spec = read(tables)
     found = find_suite(spec, suite)
-    kept = Results(_folder(results, "--results") / suite)
+    kept = Results(_folder(results / suite, "--results"))
     opened = Store(_folder(store, "--store"), kept)
 
     def identify(name: str) -> Dataset:
@@ -79,7 +82,7 @@ def open_suite(
         return Dataset(DatasetId.of(seen), seen.spec, min(seen.train), min(seen.test))
 
     planned = plan(suite, found, identify)
-    return Opened(suite, spec, planned.only(only) if only else planned, opened, kept)
+    return Opened(suite, spec, planned.only(only) if only else planned, planned, opened, kept)
 
 
 def run(
@@ -106,6 +109,7 @@ def run(
     Raises:
         UserError: something is misspelt, missing, damaged or impossible.
     """
+    collect(opened.whole, opened.store)  # a damaged row is named before anything is made
     missing = to_make(opened.plan, opened.store)
     watcher = watcher or Silent()
     if missing:
@@ -123,13 +127,13 @@ def run(
 
 def publish(opened: Opened) -> None:
     """Bring the results folder up to date with the store: rows, small sets, tables, figures."""
-    rows = collect(opened.plan, opened.store)
+    rows = collect(opened.whole, opened.store)
     for row in rows:
         if row["artifacts"]:
-            cell = opened.plan.planned[row["key"]].cell
+            cell = opened.whole.planned[row["key"]].cell
             paths = (opened.store.artifact(cell, name) for name in row["artifacts"])
             opened.results.keep(row["key"], [path for path in paths if path is not None])
-    opened.results.write(rows)
+    changed = opened.results.write(rows)
     suite = opened.spec.suites[opened.name]
     from bench.files import write_text
     from bench.tables import to_csv, to_markdown
@@ -139,7 +143,9 @@ def publish(opened: Opened) -> None:
         write_text(folder / f"{made.name}.md", to_markdown(made))
         write_text(folder / f"{made.name}.csv", to_csv(made))
     for name in suite.figures:
-        plot(opened.spec, opened.name, opened.results, name, opened.results.folder / f"figures/{name}.png")
+        file = opened.results.folder / f"figures/{name}.png"
+        if changed or not file.exists():
+            plot(opened.spec, opened.name, opened.results, name, file)
 
 
 def status(opened: Opened) -> dict[str, dict[State, int]]:
@@ -163,16 +169,15 @@ def table(spec: Spec, suite: str, results: Results, names: Sequence[str]) -> lis
     Raises:
         UserError: there is no such table, or a row is damaged.
     """
-    from bench.tables import accuracy_table, frame
+    from bench.tables import accuracy_table, frame, suite_header
 
-    about = find_suite(spec, suite)
-    notes = [note for note in (f"Suite `{suite}`: {about.title}.", about.note.strip()) if note]
+    header = suite_header(suite, find_suite(spec, suite))
     made = []
     for name in names:
         if name not in spec.tables:
             raise UserError(f"no table {name!r}; {near(name, list(spec.tables))}")
         evaluations = frame(results.rows.values())
-        made.append(accuracy_table(name, spec.tables[name], evaluations, notes))
+        made.append(accuracy_table(name, spec.tables[name], evaluations, header))
     return made
 
 
@@ -194,6 +199,7 @@ def plot(spec: Spec, suite: str, results: Results, name: str, file: Path) -> boo
 
 
 def _folder(path: Path, option: str) -> Path:
-    if path.exists() and not path.is_dir():
-        raise UserError(f"{option} {path}: a file is in the way; a folder is needed")
+    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise UserError(f"{option} {path}: the file {there} is in the way; a folder is needed")
     return path

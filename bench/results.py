@@ -8,6 +8,7 @@ tables: nothing that was measured is thrown away by a run.
 
 from __future__ import annotations
 
+import filecmp
 import json
 import shutil
 from collections.abc import Iterable, Mapping
@@ -22,6 +23,8 @@ from bench.files import write_text
 SMALL_SET = 400_000
 #: The picture of a distilled set, which figures are made of.
 PLATE = "plate.png"
+#: What every published row has.
+_FIELDS = frozenset({"key", "current", "tags", "cell", "result", "cost", "provenance", "artifacts"})
 
 
 class Results:
@@ -41,35 +44,49 @@ class Results:
         rows: dict[str, dict[str, Any]] = {}
         if not path.exists():
             return rows
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        for number, line in enumerate(path.read_bytes().splitlines(), start=1):
             try:
                 row = json.loads(line)
-                rows[row["key"]] = row
-            except (ValueError, TypeError, KeyError):
-                raise UserError(
-                    f"{path}, line {number}: not a row; restore the file or delete the line"
-                ) from None
+                whole = row.keys() >= _FIELDS
+            except (ValueError, AttributeError):
+                whole = False
+            if not whole:
+                raise UserError(f"{path}, line {number}: not a row; restore the file or delete the line")
+            rows[row["key"]] = row
         return rows
 
     def artifact(self, key: str, name: str) -> Path:
         """Where a committed artifact is or would be."""
         return self.folder / "sets" / key / name
 
-    def write(self, current: Iterable[Mapping[str, Any]]) -> None:
-        """Write the ``current`` rows (with their tags, in the plan's order), then the others."""
+    def write(self, current: Iterable[Mapping[str, Any]]) -> bool:
+        """Write the ``current`` rows (with their tags, in the plan's order), then the others.
+
+        Returns:
+            Whether that changed the file.
+        """
         rows = {row["key"]: {**row, "current": True} for row in current}
+        vars(self).pop("rows", None)  # another run may have published since they were read
         others = sorted(key for key in self.rows if key not in rows)
         rows |= {key: {**self.rows[key], "current": False} for key in others}
         lines = [json.dumps(row, sort_keys=True, allow_nan=False) + "\n" for row in rows.values()]
-        write_text(self.folder / "rows.jsonl", "".join(lines))
+        path, text = self.folder / "rows.jsonl", "".join(lines)
+        if path.exists() and path.read_text(encoding="utf-8") == text:
+            return False
+        write_text(path, text)
         vars(self).pop("rows", None)
+        return True
 
     def keep(self, key: str, paths: Iterable[Path]) -> None:
-        """Copy a set's artifacts where they are small (together), and its picture in any case."""
+        """Copy a set's artifacts where they are small (together), and its picture in any case.
+
+        A copy with other bytes (the set was made again, on another machine) is replaced.
+        """
         paths = list(paths)
         small = sum(path.stat().st_size for path in paths) <= SMALL_SET
         for path in paths:
             target = self.artifact(key, path.name)
-            if (small or path.name == PLATE) and not target.exists():
+            wanted = path != target and (small or path.name == PLATE)
+            if wanted and not (target.exists() and filecmp.cmp(path, target, shallow=False)):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, target)

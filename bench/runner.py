@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,75 +43,93 @@ def run(plan: Plan, store: Store, options: Options, watcher: Watcher) -> Report:
     Returns when every cell is finished or failed, or when the time limit is reached; what was begun then
     stays as a checkpoint.
     """
-    deadline = None if options.time_limit is None else time.monotonic() + options.time_limit
-    waiting = to_make(plan, store)
-    report = Report(cells=len(plan), hits=len(plan) - len(waiting))
-    watcher.begin(len(plan), report.hits)
-    datasets = _Datasets(plan.sources, options.data_dir)
-    while waiting:
-        before = len(waiting)
-        for item in list(waiting):
-            if deadline is not None and time.monotonic() >= deadline:
-                report.out_of_time = True
-                return report
-            if blocker := next((key for key in item.cell.needs if key in report.failed), None):
-                report.failed[item.cell.key] = f"its images failed: {report.failed[blocker]}"
-            elif any(other.cell.key in item.cell.needs for other in waiting):
-                continue
-            else:
-                with store.claim(item.cell) as mine:
-                    if not mine:
-                        continue
-                    if _is_made(item.cell, store, plan):
-                        report.hits += 1
-                    else:
-                        try:
-                            _make(item, plan, store, options, datasets, deadline, watcher.cell(item))
-                            report.made += 1
-                        except CellFailure as failure:
-                            store.fail(item.cell, str(failure))
-                            report.failed[item.cell.key] = str(failure)
-                        except OutOfTime:
-                            report.out_of_time = True
-                            return report
-            waiting.remove(item)
-            watcher.finished(item)
-        if len(waiting) == before:
-            time.sleep(POLL)
-    return report
+    return _Walk(plan, store, options, watcher).to_the_end()
 
 
-def _is_made(cell: Cell, store: Store, plan: Plan) -> bool:
-    """Whether another process has finished the cell since this one looked."""
-    if store.state(cell) != State.FINISHED:
-        return False
-    return store.has_artifacts(cell) or not any(cell.key in item.cell.needs for item in plan)
+class _Walk:
+    """One process's way through a plan."""
 
+    def __init__(self, plan: Plan, store: Store, options: Options, watcher: Watcher) -> None:
+        self.plan, self.store, self.options, self.watcher = plan, store, options, watcher
+        limit = options.time_limit
+        self.deadline = None if limit is None else time.monotonic() + limit
+        self.waiting = {item.cell.key: item for item in to_make(plan, store)}
+        self.needed = {key for item in plan for key in item.cell.needs}
+        self.report = Report(cells=len(plan), hits=len(plan) - len(self.waiting))
+        self.datasets = _Datasets(plan.sources, options.data_dir)
+        self._check()
 
-def _make(
-    item: Planned,
-    plan: Plan,
-    store: Store,
-    options: Options,
-    datasets: _Datasets,
-    deadline: float | None,
-    progress: Callable[[int, int], None],
-) -> None:
-    cell = item.cell
-    with store.workspace(cell) as workspace, _failures():
-        context = Context(
-            dataset=datasets.get(cell.dataset),
-            device=options.device,
-            artifacts={key: _artifacts(plan.planned[key].cell, store) for key in cell.needs},
-            workspace=workspace,
-            partial=store.partial(cell),
-            checkpoint_every=options.checkpoint_every,
-            deadline=deadline,
-            progress=progress,
-        )
-        outcome = _stage(cell, context)
-        row = {"cell": cell.value, "result": outcome.result, "cost": outcome.cost}
-        store.finish(cell, workspace, row | {"provenance": provenance(options.device, options.command)})
+    def _check(self) -> None:
+        """Open all that will be read, so that damage is named before anything is written."""
+        for dataset in {item.cell.dataset for item in self.waiting.values()}:
+            self.datasets.get(dataset)
+        needed = {key for item in self.waiting.values() for key in item.cell.needs}
+        for key in needed - self.waiting.keys():
+            _artifacts(self.plan.planned[key].cell, self.store)
+
+    def to_the_end(self) -> Report:
+        self.watcher.begin(len(self.plan), self.report.hits)
+        try:
+            while self.waiting:
+                done = [key for key, item in self.waiting.items() if self._settle(item)]
+                for key in done:
+                    del self.waiting[key]
+                if not done:  # the rest is being made by other processes
+                    time.sleep(POLL)
+        except OutOfTime:
+            self.report.out_of_time = True
+        return self.report
+
+    def _settle(self, item: Planned) -> bool:
+        """Make a cell, or see that it is made or cannot be; False where it has to wait."""
+        cell, failed = item.cell, self.report.failed
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            raise OutOfTime
+        if blocker := next((key for key in cell.needs if key in failed), None):
+            failed[cell.key] = f"its images failed: {failed[blocker]}"
+        elif any(key in self.waiting and not self._is_made(key) for key in cell.needs):
+            return False
+        else:
+            with self.store.claim(cell) as mine:
+                if not mine:
+                    return False
+                self._make_unless_made(item)
+        self.watcher.finished(item)
+        return True
+
+    def _make_unless_made(self, item: Planned) -> None:
+        if self._is_made(item.cell.key):  # by another process, since this one looked
+            self.report.hits += 1
+            return
+        try:
+            self._make(item)
+            self.report.made += 1
+        except CellFailure as failure:
+            self.store.fail(item.cell, str(failure))
+            self.report.failed[item.cell.key] = str(failure)
+
+    def _is_made(self, key: str) -> bool:
+        cell = self.plan.planned[key].cell
+        if self.store.state(cell) != State.FINISHED:
+            return False
+        return key not in self.needed or self.store.has_artifacts(cell)
+
+    def _make(self, item: Planned) -> None:
+        cell, store, options = item.cell, self.store, self.options
+        with store.workspace(cell) as workspace, _failures():
+            context = Context(
+                dataset=self.datasets.get(cell.dataset),
+                device=options.device,
+                artifacts={key: _artifacts(self.plan.planned[key].cell, store) for key in cell.needs},
+                workspace=workspace,
+                partial=store.partial(cell),
+                checkpoint_every=options.checkpoint_every,
+                deadline=self.deadline,
+                progress=self.watcher.cell(item),
+            )
+            outcome = _stage(cell, context)
+            row = {"cell": cell.value, "result": outcome.result, "cost": outcome.cost}
+            store.finish(cell, workspace, row | {"provenance": provenance(options.device, options.command)})
 
 
 def _stage(cell: Cell, context: Context) -> Outcome:

@@ -25,6 +25,9 @@ from bench.errors import UserError
 from bench.files import sha256, sync, write_json
 from bench.results import Results
 
+#: What every row has, besides its key.
+_FIELDS = frozenset({"cell", "result", "cost", "provenance", "artifacts"})
+
 
 class State(StrEnum):
     """What a store knows of a cell. ``finished`` is a hit; ``failed`` and ``missing`` are run."""
@@ -47,7 +50,8 @@ class Store:
 
     def state(self, cell: Cell) -> State:
         """Where a cell stands, without reading its row."""
-        if self._folder(cell).exists() or (self._results and cell.key in self._results.rows):
+        there = (self._folder(cell) / "row.json").exists()
+        if there or (self._results and cell.key in self._results.rows):
             return State.FINISHED
         if self._is_locked(cell):
             return State.RUNNING
@@ -62,18 +66,28 @@ class Store:
         path = self._folder(cell) / "row.json"
         try:
             row: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            whole = row["key"] == cell.key and row.keys() >= _FIELDS
         except FileNotFoundError:
             return self._results.rows.get(cell.key) if self._results else None
-        except ValueError:
-            raise UserError(
-                f"{path}: damaged; delete the folder {path.parent} to make the cell again"
-            ) from None
+        except (ValueError, TypeError, KeyError):
+            whole = False
+        if not whole:
+            raise UserError(f"{path}: damaged; delete the folder {path.parent} to make the cell again")
         return row
 
     def failure(self, cell: Cell) -> str | None:
-        """Why a cell failed the last time, or None."""
+        """Why a cell failed the last time, or None.
+
+        Raises:
+            UserError: the record is damaged.
+        """
         path = self._beside(cell, ".failed.json")
-        return str(json.loads(path.read_text(encoding="utf-8"))["reason"]) if path.exists() else None
+        try:
+            return str(json.loads(path.read_text(encoding="utf-8"))["reason"])
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError, KeyError):
+            raise UserError(f"{path}: damaged; delete it") from None
 
     def artifact(self, cell: Cell, name: str) -> Path | None:
         """A finished cell's artifact, its checksum verified, or None where only its row is known.
@@ -81,10 +95,8 @@ class Store:
         Raises:
             UserError: the file is not the one that the cell left.
         """
-        row, path = self.row(cell), self._folder(cell) / name
-        if not path.exists() and self._results:
-            path = self._results.artifact(cell.key, name)
-        if row is None or not path.exists():
+        row, path = self.row(cell), self._where(cell, name)
+        if row is None or path is None:
             return None
         if sha256(path) != row["artifacts"].get(name):
             raise UserError(f"{path}: damaged (its checksum differs); delete {path.parent} to make it again")
@@ -92,13 +104,8 @@ class Store:
 
     def has_artifacts(self, cell: Cell) -> bool:
         """Whether the artifacts of a finished cell are here, not only its row."""
-        if self._folder(cell).exists():
-            return True
         row = self.row(cell)
-        return row is not None and all(
-            self._results is not None and self._results.artifact(cell.key, name).exists()
-            for name in row["artifacts"]
-        )
+        return row is not None and all(self._where(cell, name) is not None for name in row["artifacts"])
 
     @contextmanager
     def claim(self, cell: Cell) -> Iterator[bool]:
@@ -121,9 +128,14 @@ class Store:
 
     @contextmanager
     def workspace(self, cell: Cell) -> Iterator[Path]:
-        """A temporary folder for a cell's artifacts, beside where :meth:`finish` will put it."""
-        parent = self._folder(cell).parent
-        folder = Path(tempfile.mkdtemp(prefix=f".{cell.key[:12]}.", dir=parent))
+        """A temporary folder for the artifacts of a claimed cell, beside where :meth:`finish` will put it.
+
+        What a killed run left of the cell is cleared away.
+        """
+        parent, prefix = self._folder(cell).parent, f".{cell.key}."
+        for left in parent.glob(f"{prefix}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         try:
             yield folder
         finally:
@@ -147,6 +159,13 @@ class Store:
         """Record why a cell could not be finished. Its checkpoint goes: it led to the failure."""
         write_json(self._beside(cell, ".failed.json"), {"reason": reason, "cell": cell.value})
         shutil.rmtree(self.partial(cell), ignore_errors=True)
+
+    def _where(self, cell: Cell, name: str) -> Path | None:
+        """Where an artifact is: in the store, or among the committed results."""
+        places = [self._folder(cell) / name]
+        if self._results:
+            places.append(self._results.artifact(cell.key, name))
+        return next((path for path in places if path.exists()), None)
 
     def _folder(self, cell: Cell) -> Path:
         return self.root / cell.kind / cell.key[:2] / cell.key

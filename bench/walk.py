@@ -39,10 +39,14 @@ class Report:
 
 def to_make(plan: Plan, store: Store) -> list[Planned]:
     """What has to be made: unfinished cells, and finished ones whose artifacts are needed and not here."""
-    unfinished = {key for key, item in plan.planned.items() if store.state(item.cell) != State.FINISHED}
-    needed = {key for made in unfinished for key in plan.planned[made].cell.needs}
-    unfinished |= {key for key in needed - unfinished if not store.has_artifacts(plan.planned[key].cell)}
-    return [item for key, item in plan.planned.items() if key in unfinished]
+    found: list[Planned] = []
+    needed: set[str] = set()
+    for key, item in reversed(list(plan.planned.items())):  # what needs comes after what is needed
+        unfinished = store.state(item.cell) != State.FINISHED
+        if unfinished or (key in needed and not store.has_artifacts(item.cell)):
+            found.append(item)
+            needed.update(item.cell.needs)
+    return found[::-1]
 
 
 def collect(plan: Plan, store: Store) -> list[dict[str, Any]]:
