@@ -49,6 +49,11 @@ class Task:
     size: int
     ipc: int
 
+    @property
+    def base(self) -> str:
+        """The dataset's name without a subset of its classes: what authors' settings go by."""
+        return self.dataset.partition("[")[0]
+
 
 class MethodSettings(BaseModel):
     """The settings of a method, all of them part of the cell's key.
@@ -138,6 +143,10 @@ class Tools(Protocol):
     @property
     def artifacts(self) -> Mapping[str, Any]:
         """Artifacts of the cells in ``needs``, by name: experts, a teacher, a generator."""
+
+    @property
+    def per_forward(self) -> int:
+        """Images per forward without a graph, where a method may split: with more, nothing gets faster."""
 
     def rng(self, axis: str, *numbers: int) -> np.random.Generator:
         """The NumPy generator for this axis in this iteration."""

@@ -52,7 +52,8 @@ class DM(Method[DMSettings]):
         augmented = self.settings.augment == "dsa"
         draw = tools.augment.draw_siamese(tools.rng("siamese"), images.classes) if augmented else None
         total = images.images.new_zeros(())
-        chunk = images.classes if _couples_samples(network) else self.settings.chunk
+        separable = not _couples_samples(network)
+        chunk = self.settings.chunk if separable else images.classes
         for first in range(0, images.classes, chunk):
             last = min(first + chunk, images.classes)
             rows = images.rows(first, last)
@@ -64,8 +65,9 @@ class DM(Method[DMSettings]):
                     real = tools.augment.apply(real, draw[first:last])
                 synthetic = tools.augment.apply(synthetic, draw[first:last])
             with torch.no_grad():
-                target = embed(real.flatten(0, 1)).unflatten(0, real.shape[:2])
-            del real
+                pieces = real.flatten(0, 1).split(tools.per_forward if separable else real.shape[:2].numel())
+                target = torch.cat([embed(piece) for piece in pieces]).unflatten(0, real.shape[:2])
+            del real, pieces
             loss = dm_loss(target, embed(synthetic.flatten(0, 1)).unflatten(0, synthetic.shape[:2]))
             images.add(rows, torch.autograd.grad(loss, leaf)[0])
             total += loss.detach()

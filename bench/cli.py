@@ -14,10 +14,11 @@ from bench.errors import CellFailure, UserError
 
 if TYPE_CHECKING:
     from bench.api import Opened
+    from bench.results import Results
+    from bench.spec import Spec
     from bench.walk import Report
 
 app = typer.Typer(
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Dataset distillation, with and without a plug-in, measured across architectures.",
@@ -47,6 +48,14 @@ class TableFormat(StrEnum):
 
     md = "md"
     csv = "csv"
+
+
+class PictureFormat(StrEnum):
+    """How a figure is drawn."""
+
+    png = "png"
+    svg = "svg"
+    pdf = "pdf"
 
 
 class Kind(StrEnum):
@@ -228,9 +237,9 @@ def evaluate(
         typer.echo(f"{score.network}: {summary.mean:.2f} {spread} ({what}; {score.test_images} test images)")
         if score.at_chance:
             typer.echo(
-                f"warning: {score.network} is at chance ({score.chance:.1f}%): the usual causes are the "
-                "wrong --pixels, another normalisation (or ZCA) than the set was made with, or labels in "
-                "another class order",
+                f"warning: {score.network} is no better than chance ({score.chance:.1f}%): the usual "
+                "causes are the wrong --pixels, another normalisation (or ZCA) than the set was made with, "
+                "or labels in another class order",
                 err=True,
             )
 
@@ -249,15 +258,16 @@ def table(
 ) -> None:
     """Print tables from published rows."""
     from bench import api
-    from bench.results import Results
-    from bench.spec import find_suite, read
+    from bench.spec import read
     from bench.tables import to_csv, to_markdown
 
     spec = read(tables)
-    for name in suite or _with_results(spec.suites, results):
-        wanted = names or find_suite(spec, name).tables
-        for made in api.table(spec, name, Results(results / name), wanted):
-            typer.echo(to_csv(made) if format_ is TableFormat.csv else to_markdown(made))
+    found = [
+        api.table(spec, name, published, names or spec.suites[name].tables)
+        for name, published in _published(spec, suite, results)
+    ]
+    for made in (made for of_suite in found for made in of_suite):
+        typer.echo(to_csv(made) if format_ is TableFormat.csv else to_markdown(made))
 
 
 @app.command()
@@ -269,21 +279,18 @@ def plot(
         list[str] | None, typer.Option(help="of these suites; all that have results by default")
     ] = None,
     results: ResultsDir = Path("results"),
-    format_: Annotated[str, typer.Option("--format", help="png, svg or pdf")] = "png",
+    format_: Annotated[PictureFormat, typer.Option("--format", help="how to draw")] = PictureFormat.png,
     tables: TablesFile = None,
 ) -> None:
     """Draw figures from published rows and pictures, into the results folder."""
     from bench import api
-    from bench.results import Results
-    from bench.spec import find_suite, read
+    from bench.spec import read
 
-    if format_ not in ("png", "svg", "pdf"):
-        raise UserError(f"--format {format_}: png, svg or pdf")
     spec = read(tables)
-    for name in suite or _with_results(spec.suites, results):
-        for figure in names or find_suite(spec, name).figures:
-            file = results / name / "figures" / f"{figure}.{format_}"
-            drawn = api.plot(spec, name, Results(results / name), figure, file)
+    for name, published in _published(spec, suite, results):
+        for figure in names or spec.suites[name].figures:
+            file = published.folder / "figures" / f"{figure}.{format_.value}"
+            drawn = api.plot(spec, name, published, figure, file)
             typer.echo(str(file) if drawn else f"{name}: {figure}: nothing to draw yet")
 
 
@@ -314,10 +321,19 @@ def _command(suite: str, device: DeviceName, only: list[str] | None) -> str:
     return " ".join(parts)
 
 
-def _with_results(suites: object, results: Path) -> list[str]:
+def _published(spec: Spec, suites: list[str] | None, results: Path) -> list[tuple[str, Results]]:
+    """The results of these suites, or of all that have some."""
+    from bench.results import Results
+    from bench.spec import find_suite
+
     if not results.is_dir():
         raise UserError(f"--results {results}: no such folder; `metadd-bench run SUITE` makes one")
-    return [name for name in suites if (results / name / "rows.jsonl").exists()]  # type: ignore[attr-defined]
+    for name in suites or []:
+        find_suite(spec, name)
+    found = suites or [name for name in spec.suites if (results / name / "rows.jsonl").exists()]
+    if not found:
+        raise UserError(f"--results {results}: no results of any suite; `metadd-bench run SUITE` makes some")
+    return [(name, Results(results / name)) for name in found]
 
 
 def _describe(opened: Opened, key: str) -> str:
@@ -357,10 +373,19 @@ def _print_report(report: Report, opened: Opened) -> None:
 def main() -> None:
     """The entry point: users' mistakes are one line and exit status 2, bugs keep their traceback."""
     try:
-        app()
+        status = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except UserError as error:
-        print(f"metadd-bench: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(MISTAKE)
+        status = _complain(str(error), MISTAKE)
+    except typer.TyperException as error:  # options and arguments that do not exist or do not fit
+        context = getattr(error, "ctx", None)
+        verb = context.command_path if context else "metadd-bench"
+        status = _complain(f"{error.format_message().rstrip('.')} (see `{verb} --help`)", MISTAKE)
     except CellFailure as failure:
-        print(f"metadd-bench: failed: {failure}", file=sys.stderr)
-        sys.exit(FAILED)
+        status = _complain(f"failed: {failure}", FAILED)
+    sys.exit(status)
+
+
+def _complain(text: str, status: int) -> int:
+    """One line on standard error, and the exit ``status`` for it."""
+    print(f"metadd-bench: {' '.join(text.split())}", file=sys.stderr)
+    return status

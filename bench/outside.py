@@ -69,6 +69,9 @@ def evaluate(
         data_dir: where datasets are (default: ``METADD_DATA``, else ``data``).
         device: ``auto`` takes a GPU if there is one.
 
+    Of a set of ours, network ``n`` is the one of evaluation seed ``n`` in its suite: same recipe, same
+    accuracy.
+
     Raises:
         UserError: a name is unknown, or the file does not fit the dataset.
         CellFailure: a network diverged.
@@ -98,27 +101,24 @@ def evaluate(
     where = choose(device)
     for network in names:
         per_set: list[list[float]] = []
-        for number, one in enumerate(found):
+        for one in found:
             accuracies = []
             for seed in range(seeds):
-                cell = EvaluateCell(
-                    at,
-                    ("file:",),
-                    None,
-                    network,
-                    chosen.model_dump(mode="json"),
-                    test_per_class,
-                    number,
-                    seed,
-                )
+                values = chosen.model_dump(mode="json")
+                cell = EvaluateCell(at, ("file:",), None, network, values, test_per_class, one.number, seed)
                 with tempfile.TemporaryDirectory() as folder:
                     context = Context(loaded, where, {}, Path(folder), Path(folder))
                     outcome = train_and_test(cell, one, context)
                 accuracies.append(outcome.result["accuracy"])
             per_set.append(accuracies)
-        several = len(per_set) > 1
-        means = [sum(accuracies) / seeds for accuracies in per_set]
-        summary = summarise(means if several else per_set[0])
-        assert summary is not None
-        of: Literal["sets", "evaluation networks"] = "sets" if several else "evaluation networks"
-        yield Score(network, summary, of, seeds, 100 / at.classes, outcome.result["test_images"])
+        yield _score(network, per_set, 100 / at.classes, outcome.result["test_images"])
+
+
+def _score(network: str, per_set: list[list[float]], chance: float, test_images: int) -> Score:
+    seeds = len(per_set[0])
+    several = len(per_set) > 1
+    of: Literal["sets", "evaluation networks"] = "sets" if several else "evaluation networks"
+    means = [math.fsum(accuracies) / seeds for accuracies in per_set]
+    summary = summarise(means if several else per_set[0])
+    assert summary is not None
+    return Score(network, summary, of, seeds, chance, test_images)

@@ -8,7 +8,7 @@ in another space than the one it was made in comes out at chance.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,8 +52,15 @@ class PixelSpace:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> PixelSpace:
-        """The space that :meth:`to_json` described."""
-        return cls(value["kind"], tuple(value["mean"]), tuple(value["std"]))
+        """The space that :meth:`to_json` described.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is no description of a space.
+        """
+        mean, std = (tuple(map(float, value[name])) for name in ("mean", "std"))
+        if value["kind"] not in get_args(Kind) or (len(mean), len(std)) != (3, 3) or min(std) <= 0:
+            raise ValueError(f"no pixel space: {value}")
+        return cls(value["kind"], (mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))
 
     @staticmethod
     def _channel(values: tuple[float, ...], like: Tensor) -> Tensor:

@@ -40,6 +40,11 @@ class Planned:
     cell: Cell
     tags: Mapping[str, Any]
 
+    @property
+    def name(self) -> tuple[Any, ...]:
+        """All that tables know it by; two cells of a suite may not share it."""
+        return (self.cell.kind, getattr(self.cell, "part", None), *self.tags.values())
+
 
 class Plan:
     """The cells of a suite by key, each after those it needs."""
@@ -92,12 +97,18 @@ def plan(name: str, suite: Suite, identify: Callable[[str], Dataset]) -> Plan:
     """
     seen: dict[str, Dataset] = {}
     planned: dict[str, Planned] = {}
+    names: dict[tuple[Any, ...], str] = {}
     for number, block in enumerate(suite.grid):
         where = f"suites.{name}.grid.{number}"
         spec = block.dataset or suite.dataset
         if spec not in seen:
             seen[spec] = identify(spec)
         for item in _block(suite, block, where, seen[spec]):
+            if names.setdefault(item.name, item.cell.key) != item.cell.key:
+                raise UserError(
+                    f"{where}: {item.tags['method']} stands in this suite with other settings already; "
+                    "give one of the blocks a `label`, or tables would take the two for one"
+                )
             planned.setdefault(item.cell.key, item)
     return Plan(name, planned, {dataset.id: dataset.spec for dataset in seen.values()})
 
@@ -197,13 +208,19 @@ def _recipe(named: Named, where: str) -> Recipe:
     if named.name not in recipes.RECIPES:
         raise UserError(f"{where}: no recipe {named.name!r}; {near(named.name, list(recipes.RECIPES))}")
     try:
-        return recipes.resolve(named.name, named.overrides)
+        recipe = recipes.resolve(named.name, named.overrides)
     except ValidationError as error:
         raise UserError(explain(error, Recipe, where)) from None
+    for network in recipe.lr_by_network:
+        if _network(network, f"{where}.lr_by_network") != network or "@" in network:
+            raise UserError(f"{where}.lr_by_network: {network!r}: a network without @ is expected")
+    return recipe
 
 
 def _plugin(named: Named, learns: bool, method: str, where: str) -> dict[str, Any]:
     if named.name == "none":
+        if named.overrides:
+            raise UserError(f"{where}.plugin: `none` is no plug-in and takes no {', '.join(named.overrides)}")
         return {"name": "none"}
     if named.name not in PLUGINS:
         raise UserError(f"{where}.plugin: no plug-in {named.name!r}; {near(named.name, ['none', *PLUGINS])}")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -15,75 +15,212 @@ from PIL import Image
 from bench.results import PLATE, Results
 from bench.spec import FigureSpec
 
-#: Inches per image.
-_CELL = 0.42
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Everything is laid out on whole pixels of the PNG, so that an image's pixels stay squares of one size.
+_DPI = 160
+_IMAGE = 64  # pixels that an image is shown at
+_STEP = _IMAGE + 2  # from one image to the next
+_MARGIN = 14
+_BETWEEN = 20  # panels
+_LINE = 22  # of text
+_HEADER_LINE = 32
+_WIDEST = 1800  # where a new row of panels begins
+_NARROWEST = 560
+_BODY, _TITLE, _NOTE = 8.0, 10.0, 6.5  # font sizes, points
+_LONGEST_NAME = 24
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One distilled set to be shown: its title, its picture [H, W, 3], its classes, and images per class."""
+    """One distilled set to be shown: its title's lines, and its images [classes, columns, H, W, 3]."""
 
-    title: str
-    picture: np.ndarray
+    title: tuple[str, ...]
+    images: np.ndarray
     classes: tuple[str, ...]
-    columns: int
 
-    @classmethod
-    def read(cls, title: str, plate: Path, spec: FigureSpec) -> Panel:
-        """The part of a stored plate that a figure shows: its first classes, the first images of each."""
-        with Image.open(plate) as image:
-            about = json.loads(image.info["metadd"])
-            picture = np.array(image.convert("RGB"))
-        classes, columns = tuple(about["classes"]), min(about["columns"], spec.columns)
-        side = picture.shape[0] // len(classes)
-        shown = classes[: spec.classes]
-        return cls(title, picture[: side * len(shown), : side * columns], shown, columns)
+    @property
+    def sheet(self) -> np.ndarray:
+        """The images as one picture, a class per row, white between them."""
+        classes, columns, side = self.images.shape[:3]
+        times = max(1, _IMAGE // side)
+        big = self.images.repeat(times, axis=2).repeat(times, axis=3)
+        step = side * times * _STEP // _IMAGE
+        sheet = np.full((classes, columns, step, step, 3), 255, np.uint8)
+        sheet[:, :, : side * times, : side * times] = big
+        return sheet.swapaxes(1, 2).reshape(classes * step, columns * step, 3)
 
 
 def panels(spec: FigureSpec, rows: Iterable[Mapping[str, Any]], results: Results) -> list[Panel]:
-    """One panel per kind of set (method, plug-in, IPC): that of its first seed."""
-    found: dict[tuple[Any, ...], Panel] = {}
+    """One panel per kind of set (dataset, method, plug-in, IPC, network): that of its first seed."""
+    found: dict[tuple[Any, ...], dict[int, Path]] = {}
+    first: dict[tuple[Any, ...], int] = {}
     for row in rows:
         plate = results.artifact(row["key"], PLATE)
         if row["current"] and row["cell"]["kind"] == "distil" and plate.exists():
             tags = row["tags"]
-            about = (tags["dataset"], tags["method"], tags["ipc"])
-            if about not in found:
-                found[about] = Panel.read(f"{tags['method']}, IPC {tags['ipc']}", plate, spec)
-    return list(found.values())
+            about = (tags["method"], tags["ipc"], tags["dataset"], tags["distilled_on"])
+            if first.setdefault(about, tags["seed"]) == tags["seed"]:
+                found.setdefault(about, {}).setdefault(row["cell"]["part"], plate)
+    several_datasets = len({about[2] for about in found}) > 1
+    several_networks = len({about[3] for about in found if about[3]}) > 1
+    shown = []
+    for (method, ipc, dataset, network), plates in found.items():
+        title = [method, f"IPC {ipc}"]
+        title += [dataset] if several_datasets else []
+        title += [f"on {network}"] if several_networks and network else []
+        classes, images = _read([plates[part] for part in sorted(plates)])
+        images = images[: spec.classes, : spec.columns]
+        shown.append(Panel(tuple(title), images, classes[: spec.classes]))
+    return shown
+
+
+def _read(plates: Sequence[Path]) -> tuple[tuple[str, ...], np.ndarray]:
+    """Class names and images [classes, columns, H, W, 3] of a set whose parts have these plates."""
+    parts = []
+    for plate in plates:
+        with Image.open(plate) as image:
+            about = json.loads(image.info["metadd"])
+            picture = np.asarray(image.convert("RGB"))
+        classes, columns = tuple(about["classes"]), int(about["columns"])
+        side = picture.shape[0] // len(classes)
+        parts.append(picture.reshape(len(classes), side, columns, side, 3).swapaxes(1, 2))
+    return classes, np.concatenate(parts, axis=1)
 
 
 def distilled(spec: FigureSpec, shown: Sequence[Panel], note: str, file: Path) -> None:
-    """The images of several sets side by side, a class per row.
+    """The images of several sets, a class per row of images.
 
-    Writes ``file`` (its suffix says the format), without dates, so that equal sets give equal bytes.
+    Writes ``file`` (its suffix, png, svg or pdf, says the format), without dates, so that equal sets give
+    equal bytes.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    classes = max((panel.classes for panel in shown), key=len)
-    names = max(len(name) for name in classes) * 0.075 + 0.15
-    # A panel is as wide as its images, and the next one starts where its title has ended.
-    steps = [max(p.columns * _CELL + 0.2, len(p.title) * 0.075 + 0.12) for p in shown]
-    width, height = max(names + sum(steps), 3.6), len(classes) * _CELL + 0.95
-    with mpl.rc_context({"svg.hashsalt": "metadd-bench", "font.family": "DejaVu Sans", "font.size": 8}):
-        figure = Figure(figsize=(width, height))
-        for left, panel in zip(accumulate(steps[:-1], initial=names), shown, strict=True):
-            tall = len(panel.classes) * _CELL
-            bottom = 0.3 + len(classes) * _CELL - tall
-            box = (left / width, bottom / height, panel.columns * _CELL / width, tall / height)
-            axes = figure.add_axes(box)
-            axes.imshow(panel.picture, interpolation="nearest", aspect="auto")
-            axes.set_title(panel.title, loc="left", fontsize=8)
-            side = panel.picture.shape[0] / len(panel.classes)
-            first = panel is shown[0] or panel.classes != shown[0].classes
-            axes.set_xticks([])
-            axes.set_yticks([(c + 0.5) * side for c in range(len(panel.classes))] if first else [])
-            if first:
-                axes.set_yticklabels(panel.classes)
-            axes.tick_params(length=0)
-            axes.spines[:].set_visible(False)
-        figure.text(0.06 / width, 1 - 0.08 / height, spec.title, va="top", fontsize=9, weight="bold")
-        figure.text(0.06 / width, 0.08 / height, note, fontsize=6.5, color="0.35")
+    shelves = list(_shelves(shown))
+    width = max(_NARROWEST, *(_MARGIN + sum(slot.width for slot in shelf) for shelf in shelves))
+    header = _wrapped(spec.title, width - 2 * _MARGIN, _TITLE, "bold")
+    footer = _wrapped(note, width - 2 * _MARGIN, _NOTE)
+    tops = [max(len(slot.title) for slot in shelf) * _LINE for shelf in shelves]
+    heights = [
+        top + max(slot.height for slot in shelf) + _BETWEEN for top, shelf in zip(tops, shelves, strict=True)
+    ]
+    height = 2 * _MARGIN + len(header) * _HEADER_LINE + sum(heights) + len(footer) * _LINE
+    with mpl.rc_context({"svg.hashsalt": "metadd-bench", "font.family": "DejaVu Sans"}):
+        figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
+        text = partial(_text, figure)
+        for i, line in enumerate(header):
+            text(_MARGIN, _MARGIN + i * _HEADER_LINE, line, size=_TITLE, weight="bold", va="top")
+        y = _MARGIN + len(header) * _HEADER_LINE
+        for shelf, top, tall in zip(shelves, tops, heights, strict=True):
+            x = _MARGIN
+            for slot in shelf:
+                slot.draw(figure, x, y + top)
+                x += slot.width
+            y += tall
+        for i, line in enumerate(footer):
+            text(_MARGIN, y + i * _LINE, line, size=_NOTE, color="0.35", va="top")
         file.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(file, dpi=160, metadata={"Date": None} if file.suffix == ".svg" else None)
+        undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+        figure.savefig(file, dpi=_DPI, metadata=undated.get(file.suffix))
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """A panel's place in a row of panels; ``names`` are its classes, where they must be written."""
+
+    panel: Panel
+    title: tuple[str, ...]
+    names: tuple[str, ...]
+
+    @property
+    def left(self) -> int:
+        """Pixels that the class names take."""
+        return max((_width(name, _BODY) for name in self.names), default=-8) + 8
+
+    @property
+    def width(self) -> int:
+        wide = max(int(self.panel.images.shape[1]) * _STEP, *(_width(line, _BODY) for line in self.title))
+        return self.left + wide + _BETWEEN
+
+    @property
+    def height(self) -> int:
+        return len(self.panel.classes) * _STEP
+
+    def draw(self, figure: Figure, x: int, y: int) -> None:
+        """Draw it with the top left corner of names and images at this pixel; the title goes above."""
+        text, left = partial(_text, figure), x + self.left
+        for i, line in enumerate(reversed(self.title)):
+            text(left, y - 6 - i * _LINE, line, size=_BODY, va="baseline")
+        for i, name in enumerate(self.names):
+            text(left - 8, y + i * _STEP + _IMAGE // 2, name, size=_BODY, ha="right", va="center")
+        wide, (full_width, full_height) = self.panel.images.shape[1] * _STEP, figure.get_size_inches() * _DPI
+        axes = figure.add_axes(
+            (
+                left / full_width,
+                1 - (y + self.height) / full_height,
+                wide / full_width,
+                self.height / full_height,
+            )
+        )
+        axes.imshow(self.panel.sheet, aspect="auto")
+        axes.set_axis_off()
+
+
+def _shelves(shown: Sequence[Panel]) -> Iterator[list[_Slot]]:
+    """Rows of panels, none wider than a page; names are written where they differ from those to the left."""
+    shelf: list[_Slot] = []
+    for panel in shown:
+        title = _title(panel)
+        names = tuple(_short(name) for name in panel.classes)
+        repeated = bool(shelf) and shelf[-1].panel.classes == panel.classes
+        slot = _Slot(panel, title, () if repeated else names)
+        if shelf and _MARGIN + sum(other.width for other in (*shelf, slot)) > _WIDEST:
+            yield shelf
+            shelf, slot = [], _Slot(panel, title, names)
+        shelf.append(slot)
+    yield shelf
+
+
+def _title(panel: Panel) -> tuple[str, ...]:
+    """The lines of a panel's title: as wide as its images, or a little wider where that saves many lines."""
+    lines: list[str] = []
+    for columns in (2, 3, 4, 6):
+        room = max(int(panel.images.shape[1]), columns) * _STEP
+        lines = [line for text in panel.title for line in _wrapped(text, room, _BODY)]
+        if len(lines) <= len(panel.title) + 2:
+            break
+    return tuple(lines)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
+
+
+def _text(figure: Figure, x: float, y: float, text: str, **how: Any) -> None:
+    """Write at a pixel counted from the top left; ``$`` is a letter like any other."""
+    width, height = figure.get_size_inches() * _DPI
+    figure.text(x / width, 1 - y / height, text, parse_math=False, **how)
+
+
+def _wrapped(text: str, width: int, size: float, weight: str = "normal") -> list[str]:
+    """Lines of ``text`` no wider than this, cut between words only."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and _width(f"{lines[-1]} {word}", size, weight) <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines
+
+
+def _width(text: str, size: float, weight: str = "normal") -> int:
+    """The width of a line in pixels."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+
+    points, _, _ = text_to_path.get_text_width_height_descent(
+        text, FontProperties(family="DejaVu Sans", size=size, weight=weight), ismath=False
+    )
+    return int(points / 72 * _DPI) + 1

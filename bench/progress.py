@@ -33,8 +33,9 @@ class Bars:
     def cell(self, planned: Planned) -> Callable[[int, int], None]:
         """Show a new cell's steps."""
         tags = planned.tags
-        what = f"{planned.cell.kind} {tags['method']} IPC {tags['ipc']} seed {tags['seed']}"
-        what += f" {tags['network']}" if "network" in tags else ""
+        what = f"{planned.cell.kind} {tags['method']}"
+        what += f" IPC {tags['ipc']}" if tags["ipc"] else ""
+        what += f" seed {tags['seed']}" + (f" {tags['network']}" if "network" in tags else "")
         self._progress.reset(self._steps, description=what, visible=True, total=None)
         return lambda done, total: self._progress.update(self._steps, completed=done, total=total)
 

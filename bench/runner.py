@@ -51,13 +51,13 @@ class _Walk:
 
     def __init__(self, plan: Plan, store: Store, options: Options, watcher: Watcher) -> None:
         self.plan, self.store, self.options, self.watcher = plan, store, options, watcher
-        limit = options.time_limit
-        self.deadline = None if limit is None else time.monotonic() + limit
         self.waiting = {item.cell.key: item for item in to_make(plan, store)}
         self.needed = {key for item in plan for key in item.cell.needs}
         self.report = Report(cells=len(plan), hits=len(plan) - len(self.waiting))
         self.datasets = _Datasets(plan.sources, options.data_dir)
         self._check()
+        limit = options.time_limit  # from here on: each run that has time at all gets one step further
+        self.deadline = None if limit is None else time.monotonic() + limit
 
     def _check(self) -> None:
         """Open all that will be read, so that damage is named before anything is written."""

@@ -3,33 +3,41 @@
 from __future__ import annotations
 
 import json
-import pickle
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
+from bench import setfiles
 from bench.data import Identity
 from bench.errors import UserError
 from bench.pixels import PixelSpace
+from bench.setfiles import Record
 
 Pixels = Literal["unit", "normalised", "uint8"]
-_SUFFIXES = (".npz", ".safetensors", ".pt")
+
+#: Images declared ``unit`` are refused where more than this share of the values is far outside [0, 1]: of
+#: normalised real images about 40% is, of images that were optimised in [0, 1] units next to nothing.
+_FAR_SHARE = 0.2
+_FAR = (-0.5, 1.5)
 
 
 @dataclass(frozen=True)
 class DistilledSet:
-    """Images float32 [N, 3, H, W] in ``space``; labels int64 [N], or float32 [N, C] where they are soft."""
+    """Images float32 [N, 3, H, W] in ``space``; labels int64 [N], or float32 [N, C] where they are soft.
+
+    ``number`` places a set from elsewhere in the random streams of its evaluation: the distillation seed
+    where the file says it, else its place in the file.
+    """
 
     images: Tensor
     labels: Tensor
     space: PixelSpace
+    number: int = 0
 
     def encoded(self, space: PixelSpace) -> Tensor:
         """The images in another pixel space; untouched where it is the same."""
@@ -54,9 +62,10 @@ def read(file: Path, data: Identity, normalised: PixelSpace, pixels: Pixels | No
 
     Args:
         file: ``.npz`` or ``.safetensors`` with ``images`` [N, 3, H, W] or [sets, N, 3, H, W] (float, or
-            uint8) and ``labels`` [N] or [N, C]; ``.pt`` with the same keys, with the ``data`` list of the
-            DC, DSA and DM code, or with images alone (class-major, equally many a class); or a folder with
-            a folder of images per class.
+            uint8) and ``labels`` [N] or [N, C], or [sets, N] or [sets, N, C]; ``.pt`` with the same keys,
+            with the ``data`` list of the DC, DSA and DM code, or with images alone, as the MTT code saves
+            them (labels from the ``labels*.pt`` beside its ``images*.pt``; without one the images are taken
+            as class-major, equally many a class); or a folder with a folder of images per class.
         data: the dataset that it is for.
         normalised: the dataset's normalised space.
         pixels: the space of float images; needed unless the file says it (ours do).
@@ -64,176 +73,135 @@ def read(file: Path, data: Identity, normalised: PixelSpace, pixels: Pixels | No
     Raises:
         UserError: the file cannot be read, or does not fit the dataset.
     """
-    if file.is_dir():
-        return [_folder(file, data)]
-    if not file.exists():
-        raise UserError(f"{file}: no such file; a set is a {', '.join(_SUFFIXES)} file or a folder of images")
-    if file.suffix not in _SUFFIXES:
-        raise UserError(f"{file}: unknown kind {file.suffix!r}; a set is {', '.join(_SUFFIXES)} or a folder")
-    try:
-        arrays, space = {".npz": _npz, ".safetensors": _safetensors, ".pt": _pt}[file.suffix](file)
-    except (OSError, ValueError, RuntimeError, SafetensorError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{file}: cannot be read ({_line(error)})") from None
-    except pickle.UnpicklingError:
+    found = setfiles.load(file, data)
+    images = _images(file, found.images, data)
+    if found.record and found.record.classes != len(data.classes):
         raise UserError(
-            f"{file}: holds more than tensors, and reading that would run its code; save a dict of tensors"
-        ) from None
-    images, labels = _arrays(file, arrays, data)
-    given = _space(file, images, space, normalised, pixels)
-    if images.ndim == 4:
-        images, labels = images[None], labels[None] if labels is not None else None
-    if labels is None:
-        labels = _class_major(file, images.shape[:2], len(data.classes))
-    elif labels.ndim == 1 or (labels.ndim == 2 and labels.is_floating_point()):
-        labels = labels.expand(len(images), *labels.shape)
-    return [_checked(file, one, label, given, data) for one, label in zip(images, labels, strict=True)]
+            f"{file}: made for {found.record.dataset} ({found.record.classes} classes), "
+            f"not for {data.spec} ({len(data.classes)})"
+        )
+    space = _space(file, images, found.record, normalised, pixels)
+    images = images.float()
+    if _are_bytes(found.images, pixels):
+        images = images / 255
+    labels = _labels(file, found.labels, images.shape[:2], data)
+    first = found.record.seed if found.record else 0
+    return [
+        DistilledSet(image.contiguous(), label.contiguous(), space, number)
+        for number, (image, label) in enumerate(zip(images, labels, strict=True), start=first)
+    ]
 
 
-def _line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def _are_bytes(images: Tensor, pixels: Pixels | None) -> bool:
+    """Whether values from 0 to 255 are meant."""
+    return images.dtype == torch.uint8 or pixels == "uint8"
 
 
-def _npz(file: Path) -> tuple[Mapping[str, Any], PixelSpace | None]:
-    with np.load(file, allow_pickle=False) as archive:
-        return {name: torch.from_numpy(archive[name]) for name in archive.files}, None
-
-
-def _safetensors(file: Path) -> tuple[Mapping[str, Any], PixelSpace | None]:
-    with safe_open(file, framework="pt") as opened:
-        about = (opened.metadata() or {}).get("metadd")
-        space = PixelSpace.from_json(json.loads(about)["space"]) if about else None
-        return {name: opened.get_tensor(name) for name in opened.keys()}, space  # noqa: SIM118
-
-
-def _pt(file: Path) -> tuple[Mapping[str, Any], PixelSpace | None]:
-    found = torch.load(file, map_location="cpu", weights_only=True)
-    if isinstance(found, Tensor):
-        return {"images": found}, None
-    if isinstance(found, Mapping) and isinstance(found.get("data"), list):
-        # res_*.pt of DatasetCondensation: {"data": [[images, labels], ...], ...}
-        pairs = found["data"]
-        return {
-            "images": torch.stack([p[0] for p in pairs]),
-            "labels": torch.stack([p[1] for p in pairs]),
-        }, None
-    if isinstance(found, Mapping):
-        return found, None
-    raise ValueError(f"a {type(found).__name__} where a tensor or a dict of tensors is expected")
-
-
-def _arrays(file: Path, arrays: Mapping[str, Any], data: Identity) -> tuple[Tensor, Tensor | None]:
-    images, labels = arrays.get("images"), arrays.get("labels")
-    if not isinstance(images, Tensor):
-        raise UserError(f"{file}: no array `images`; it has {', '.join(map(str, arrays)) or 'nothing'}")
+def _images(file: Path, images: Tensor, data: Identity) -> Tensor:
+    """The images [sets, N, 3, H, W] with the values and the type of the file."""
     size = data.size
     if images.ndim not in (4, 5) or images.shape[-3:] != (3, size, size) or 0 in images.shape:
+        last = images.ndim in (4, 5) and images.shape[-1] == 3
         raise UserError(
             f"{file}: images of shape {list(images.shape)} do not fit {data.spec}: [N, 3, {size}, {size}] "
             f"or [sets, N, 3, {size}, {size}] is expected"
+            + ("; channels come before height and width" if last else "")
         )
-    if labels is not None and not isinstance(labels, Tensor):
-        raise UserError(f"{file}: `labels` is a {type(labels).__name__}, not an array")
-    return images, labels
+    if images.is_floating_point() and not images.isfinite().all():
+        raise UserError(f"{file}: some pixels are not finite numbers")
+    return images if images.ndim == 5 else images[None]
 
 
 def _space(
-    file: Path, images: Tensor, own: PixelSpace | None, normalised: PixelSpace, pixels: Pixels | None
+    file: Path, images: Tensor, record: Record | None, normalised: PixelSpace, pixels: Pixels | None
 ) -> PixelSpace:
-    if images.dtype == torch.uint8 or pixels == "uint8":
+    """The space of the images, once bytes are divided by 255."""
+    low, high = float(images.min()), float(images.max())
+    values = f"values from {low:.2f} to {high:.2f}"
+    if images.dtype == torch.uint8:
         if pixels not in (None, "uint8"):
             raise UserError(f"{file}: uint8 images are not --pixels {pixels}; leave --pixels out")
-        return PixelSpace("unit", std=(1 / 255,) * 3) if images.dtype == torch.uint8 else _bytes(file, images)
-    if not images.is_floating_point():
-        raise UserError(f"{file}: images are {images.dtype}; uint8 or a float type is expected")
-    if own is not None:
-        if pixels is not None and pixels != own.kind:
+        return PixelSpace("unit")
+    if record is not None:
+        if pixels not in (None, record.space.kind):
             raise UserError(
-                f"{file}: its own record says pixels {own.kind}, not {pixels}; leave --pixels out"
+                f"{file}: its own record says --pixels {record.space.kind}, not {pixels}; leave --pixels out"
             )
-        return own
+        return record.space
+    looks = _looks(images, low, high)
+    if pixels == "uint8":
+        if low < 0 or not 1 < high <= 255:
+            raise UserError(f"{file}: --pixels uint8 means values from 0 to 255, but {values} look {looks}")
+        return PixelSpace("unit")
+    if not images.is_floating_point():
+        raise UserError(f"{file}: images are {images.dtype}; save them as uint8 or float32")
     if pixels is None:
-        low, high = float(images.min()), float(images.max())
-        looks = "unit" if low >= -0.01 and high <= 1.01 else "normalised"
-        raise UserError(
-            f"{file}: float images need --pixels unit or normalised "
-            f"(values from {low:.2f} to {high:.2f} look {looks})"
-        )
+        raise UserError(f"{file}: float images need --pixels unit or normalised ({values} look {looks})")
+    if pixels == "normalised" and looks != "normalised":
+        raise UserError(f"{file}: --pixels normalised means values around 0, but {values} look {looks}")
+    if pixels == "unit" and looks != "unit":
+        far = float(((images < _FAR[0]) | (images > _FAR[1])).float().mean())
+        if looks == "uint8" or far > _FAR_SHARE:
+            raise UserError(
+                f"{file}: --pixels unit means values around 0 to 1, but {values} look {looks} "
+                f"({far:.0%} are below {_FAR[0]} or above {_FAR[1]})"
+            )
     return PixelSpace("unit") if pixels == "unit" else normalised
 
 
-def _bytes(file: Path, images: Tensor) -> PixelSpace:
-    if images.min() < 0 or images.max() > 255 or images.max() <= 1:
-        raise UserError(f"{file}: --pixels uint8 means values from 0 to 255, but they are {_range(images)}")
-    return PixelSpace("unit", std=(1 / 255,) * 3)
+def _looks(images: Tensor, low: float, high: float) -> str:
+    if low >= -0.01 and high <= 1.01:
+        return "unit"
+    return "uint8" if low >= 0 and high > 16 else "normalised"
 
 
-def _range(images: Tensor) -> str:
-    return f"{float(images.min()):.2f} to {float(images.max()):.2f}"
+def _labels(file: Path, labels: Tensor | None, shape: torch.Size, data: Identity) -> Tensor:
+    """Checked labels: int64 [sets, N], or float32 probabilities [sets, N, C]."""
+    (sets, n), classes = shape, len(data.classes)
+    if labels is None:
+        if n % classes:
+            raise UserError(f"{file}: no labels, and {n} images are not equally many for {classes} classes")
+        return torch.arange(classes).repeat_interleave(n // classes).expand(sets, n)
+    if labels.ndim and labels.shape[-1] == classes and _soft_shape(labels, sets, n):
+        return _probabilities(file, labels).expand(sets, n, classes)
+    if labels.shape in ((n,), (sets, n)):
+        return _classes(file, labels, data).expand(sets, n)
+    if labels.is_floating_point() and labels.ndim > 1 and labels.shape[-2] == n:
+        raise UserError(f"{file}: soft labels for {labels.shape[-1]} classes; {data.spec} has {classes}")
+    raise UserError(
+        f"{file}: labels of shape {list(labels.shape)} do not fit {sets} set(s) of {n} images: "
+        f"[{n}] whole numbers or [{n}, {classes}] probabilities are expected, for all sets or for each"
+    )
 
 
-def _class_major(file: Path, shape: torch.Size, classes: int) -> Tensor:
-    sets, n = shape
-    if n % classes:
-        raise UserError(f"{file}: no `labels`, and {n} images are not equally many for {classes} classes")
-    return torch.arange(classes).repeat_interleave(n // classes).expand(sets, n)
+def _soft_shape(labels: Tensor, sets: int, n: int) -> bool:
+    """Whether the shape is that of soft labels, which may also be that of hard ones for several sets."""
+    if labels.shape[:-1] not in ((n,), (sets, n)):
+        return False
+    ambiguous = labels.shape == (sets, n)
+    return not ambiguous or (labels.is_floating_point() and _are_probabilities(labels))
 
 
-def _checked(file: Path, images: Tensor, labels: Tensor, given: PixelSpace, data: Identity) -> DistilledSet:
-    classes = len(data.classes)
-    soft = labels.is_floating_point() and labels.ndim == 2
-    if len(labels) != len(images) or (labels.ndim != 1 and not soft):
+def _are_probabilities(labels: Tensor) -> bool:
+    sums = labels.double().sum(-1)
+    return bool(labels.isfinite().all() and labels.min() >= 0 and (sums - 1).abs().max() <= 1e-2)
+
+
+def _probabilities(file: Path, labels: Tensor) -> Tensor:
+    if not _are_probabilities(labels):
         raise UserError(
-            f"{file}: labels of shape {list(labels.shape)} do not fit {len(images)} images: "
-            f"[{len(images)}] integers or [{len(images)}, {classes}] probabilities are expected"
+            f"{file}: soft labels must be probabilities, not negative and summing to 1; "
+            "of logits, save the softmax"
         )
-    if soft:
-        if labels.shape[1] != classes:
-            raise UserError(f"{file}: soft labels for {labels.shape[1]} classes; {data.spec} has {classes}")
-        sums = labels.double().sum(1)
-        if not labels.isfinite().all() or labels.min() < 0 or (sums - 1).abs().max() > 1e-2:
-            raise UserError(f"{file}: soft labels must be probabilities (not negative, summing to 1)")
-        labels = (labels.double() / sums[:, None]).float()
-    else:
-        rounded = labels.long()
-        if (rounded != labels).any():
-            raise UserError(f"{file}: labels are not whole numbers")
-        if rounded.min() < 0 or rounded.max() >= classes:
-            raise UserError(
-                f"{file}: labels from {int(rounded.min())} to {int(rounded.max())}; "
-                f"{data.spec} has classes 0 to {classes - 1}"
-            )
-        labels = rounded
-    images = images.float()
-    if not images.isfinite().all():
-        raise UserError(f"{file}: some pixels are not finite numbers")
-    if given.kind == "unit":  # bytes, or [0, 1]: both become [0, 1]
-        images, given = given.std[0] * images, PixelSpace("unit")
-    return DistilledSet(images.contiguous(), labels.contiguous(), given)
+    return (labels.double() / labels.double().sum(-1, keepdim=True)).float()
 
 
-def _folder(folder: Path, data: Identity) -> DistilledSet:
-    from PIL import Image, UnidentifiedImageError
-
-    known = {name: label for label, name in enumerate(data.classes)}
-    images, labels = [], []
-    for sub in sorted(path for path in folder.iterdir() if path.is_dir()):
-        if sub.name not in known and not (sub.name.isdecimal() and int(sub.name) < len(known)):
-            raise UserError(
-                f"{sub}: no class of {data.spec}; folders are named by class ({data.classes[0]}, …) or number"
-            )
-        label = known[sub.name] if sub.name in known else int(sub.name)
-        for path in sorted(sub.iterdir()):
-            try:
-                with Image.open(path) as image:
-                    pixels = np.array(image.convert("RGB"))
-            except (UnidentifiedImageError, OSError) as error:
-                raise UserError(f"{path}: not an image ({_line(error)})") from None
-            if pixels.shape[:2] != (data.size, data.size):
-                raise UserError(
-                    f"{path}: {pixels.shape[1]}x{pixels.shape[0]} pixels; {data.size}x{data.size} needed"
-                )
-            images.append(torch.from_numpy(pixels).permute(2, 0, 1))
-            labels.append(label)
-    if not images:
-        raise UserError(f"{folder}: no images; a folder per class with images in it is expected")
-    return DistilledSet(torch.stack(images).float() / 255, torch.tensor(labels), PixelSpace("unit"))
+def _classes(file: Path, labels: Tensor, data: Identity) -> Tensor:
+    rounded = labels.long()
+    if not labels.isfinite().all() or (rounded != labels).any():
+        raise UserError(f"{file}: labels are not whole numbers")
+    low, high, last = int(rounded.min()), int(rounded.max()), len(data.classes) - 1
+    if low < 0 or high > last:
+        hint = "; they start at 0" if low == 1 and high == last + 1 else ""
+        raise UserError(f"{file}: labels from {low} to {high}; {data.spec} has classes 0 to {last}{hint}")
+    return rounded

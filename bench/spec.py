@@ -64,7 +64,9 @@ class Evaluation(_Strict):
     networks: OneOrMore[str]
     recipe: NamedOrText
     seeds: Seeds = [0]
-    test_per_class: int | None = Field(None, ge=1, description="test images per class; all by default")
+    test_per_class: int | None = Field(
+        None, ge=1, strict=True, description="test images per class; all by default"
+    )
 
 
 class Block(_Strict):
@@ -187,7 +189,9 @@ def validated(model: type[M], value: Any, where: str) -> M:
 
 def explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
     """The first error of a validation in one line, with the near keys where a key is unknown."""
-    first, more = error.errors()[0], error.error_count() - 1
+    # A misspelt key is also a missing one; its own error says more.
+    errors = sorted(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
+    first, more = errors[0], len(errors) - 1
     place = ".".join(str(step) for step in first["loc"])
     if first["type"] == "extra_forbidden":
         known = _fields_at(model, first["loc"][:-1])

@@ -5,15 +5,16 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
-from bench.spec import TableSpec
+from bench.spec import Suite, TableSpec
 from bench.stats import Summary, summarise
 
-#: How a table calls what its rows are told apart by.
+#: What rows are told apart by, and what a table calls it. What differs inside a cell becomes part of the
+#: row's name even where the table does not ask for it: only seeds are ever averaged over.
 _NAMES = {
     "dataset": "Dataset",
     "ipc": "IPC",
@@ -21,93 +22,189 @@ _NAMES = {
     "recipe": "Recipe",
     "distilled_on": "Distilled on",
     "protocol": "Protocol",
+    "network": "Network",
+    "test_images": "Test images",
 }
 _MISSING = "—"
+_SEEN = "†"
+_MEAN = "mean"
+
+
+@dataclass(frozen=True)
+class TableCell:
+    """One number: the statistics (None where there is no result) and what they are made of."""
+
+    summary: Summary | None = None
+    #: Networks trained on each set, at least and at most; (0, 0) where there is no result.
+    networks: tuple[int, int] = (0, 0)
+    #: Whether every network here took part in distilling.
+    seen: bool = False
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """One row: what it is about, and per column (and for ``mean``) the statistics, or None where missing."""
+    """One row: what it is about, and a cell per column (and for ``mean``)."""
 
     about: tuple[str, ...]
-    cells: Mapping[str, Summary | None]
-    #: Networks trained on each set, per column.
-    networks: Mapping[str, int]
+    cells: Mapping[str, TableCell]
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table ready to be printed in any format."""
+    """A table ready to be printed in any format: ``header`` comes before the rows, ``notes`` after them."""
 
     name: str
     title: str
-    notes: tuple[str, ...]
-    row_names: tuple[str, ...]
-    columns: tuple[str, ...]
-    rows: tuple[TableRow, ...]
+    header: tuple[str, ...]
+    row_names: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    rows: tuple[TableRow, ...] = ()
+    notes: tuple[str, ...] = field(default=())
 
 
 def frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """The current evaluate rows as a frame: a column per tag, ``accuracy``, and ``key``."""
+    """The current evaluate rows as a frame: a column per tag, ``accuracy``, ``test_images`` and ``key``."""
     flat = [
-        {**row["tags"], "accuracy": row["result"]["accuracy"], "key": row["key"]}
+        {
+            **row["tags"],
+            "accuracy": row["result"]["accuracy"],
+            "test_images": row["result"].get("test_images"),
+            "key": row["key"],
+        }
         for row in rows
         if row["current"] and row["cell"]["kind"] == "evaluate"
     ]
     found = pd.DataFrame(flat)
-    return found.astype({"ipc": "Int64"}) if flat else found  # IPC is missing for the whole training set
+    # IPC is missing for the whole training set, which would make floats of the others.
+    return found.astype({"ipc": "Int64", "test_images": "Int64"}) if flat else found
 
 
-def accuracy_table(name: str, spec: TableSpec, evaluations: pd.DataFrame, notes: Sequence[str] = ()) -> Table:
+def suite_header(name: str, suite: Suite) -> tuple[str, ...]:
+    """What a reader of any table of a suite must know: what it is, its protocol, and what is reduced."""
+    end = "" if suite.title.endswith((".", "?", "!")) else "."
+    first = f"Suite `{name}`: {suite.title}{end} Protocol: {suite.protocol}."
+    return tuple(text for text in (first, suite.note.strip()) if text)
+
+
+def accuracy_table(
+    name: str, spec: TableSpec, evaluations: pd.DataFrame, header: Sequence[str] = ()
+) -> Table:
     """Test accuracy: mean ± standard deviation over distillation seeds.
 
     The networks trained on one set are averaged first, because the distillation seed is the unit of
     statistics. The last column is the mean over the columns, of the seeds that have them all.
     """
     if evaluations.empty:
-        return Table(name, spec.title, (*notes, "No finished evaluation yet."), (), (), ())
+        return Table(name, spec.title, tuple(header), notes=("No finished evaluation yet.",))
     data = evaluations.assign(column=evaluations[spec.columns].astype(str))
     columns = list(data["column"].unique())
-    rows = []
-    for about, group in data.groupby(list(spec.rows), sort=False, dropna=False):
-        per_set = group.groupby(["column", "seed"])["accuracy"].agg(["mean", "count"])
-        means: pd.DataFrame = per_set["mean"].unstack("column").reindex(columns=columns)  # seeds x columns
-        cells = {column: summarise(means[column].dropna().tolist()) for column in columns}
-        cells["mean"] = summarise(means.dropna().mean(axis="columns").tolist())
-        networks = {str(column): int(n) for column, n in per_set["count"].groupby("column").max().items()}
-        rows.append(TableRow(tuple(_text(value) for value in about), cells, networks))
-    names = tuple(_NAMES[name] for name in spec.rows)
-    return Table(name, spec.title, (*notes, _explanation(rows)), names, (*columns, "mean"), tuple(rows))
+    by = _row_tags(spec, data)
+    sets = data.groupby([*by, "column", "seed"], sort=False, dropna=False).agg(
+        accuracy=("accuracy", "mean"), networks=("accuracy", "size"), seen=("seen", "all")
+    )
+    rows, gaps = [], 0
+    for about, group in sets.groupby(by, sort=False, dropna=False):
+        group = group.reset_index()
+        cells = {str(column): _cell(part) for column, part in group.groupby("column", sort=False)}
+        seeds = group["seed"].nunique()
+        gaps += sum(seeds - cell.summary.n for cell in cells.values() if cell.summary)
+        means = group.pivot(index="seed", columns="column", values="accuracy").reindex(columns=columns)
+        cells[_MEAN] = _mean(means, cells)
+        named = about if isinstance(about, tuple) else (about,)
+        rows.append(TableRow(tuple(map(_text, named)), cells))
+    notes = (_explanation(rows, data, by), *_warnings(rows, data, gaps))
+    names = tuple(_NAMES[tag] for tag in by)
+    return Table(name, spec.title, tuple(header), names, (*columns, _MEAN), tuple(rows), notes)
+
+
+def _row_tags(spec: TableSpec, data: pd.DataFrame) -> list[str]:
+    """The tags that make a row: those asked for, and those that would differ inside a cell."""
+    by: list[str] = list(spec.rows)
+    inside = data.groupby([*by, "column"], dropna=False)
+    for tag in _NAMES:
+        if tag in data and tag not in (*by, spec.columns) and (inside[tag].nunique(dropna=False) > 1).any():
+            by.append(tag)
+    return by
+
+
+def _cell(sets: pd.DataFrame) -> TableCell:
+    networks = sets["networks"]
+    summary = summarise(sets["accuracy"].tolist())
+    return TableCell(summary, (int(networks.min()), int(networks.max())), bool(sets["seen"].all()))
+
+
+def _mean(means: pd.DataFrame, cells: Mapping[str, TableCell]) -> TableCell:
+    """The mean over the columns, of the seeds [rows] that have a result in each of them."""
+    complete = means.dropna()
+    if complete.empty:
+        return TableCell()
+    each = [cell.networks for cell in cells.values()]
+    summary = summarise(complete.mean(axis="columns").tolist())
+    least, most = min(low for low, _ in each), max(high for _, high in each)
+    return TableCell(summary, (least, most), all(cell.seen for cell in cells.values()))
 
 
 def _text(value: Any) -> str:
     return _MISSING if pd.isna(value) else str(value)
 
 
-def _explanation(rows: Sequence[TableRow]) -> str:
-    each = {count for row in rows for count in row.networks.values() if count}
-    of_each = f"{min(each)}" if len(each) == 1 else f"{min(each)} to {max(each)}"
-    return (
-        "Test accuracy in %, after the last training step: mean ± standard deviation (n) over n distillation "
-        f"seeds; each is the mean of {of_each} network(s) trained on that seed's set. ± needs n > 1. "
-        f"“mean” is over the columns. {_MISSING}: no result."
+def _range(low: int, high: int) -> str:
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+def _explanation(rows: Sequence[TableRow], data: pd.DataFrame, by: Sequence[str]) -> str:
+    cells = [cell for row in rows for cell in row.cells.values() if cell.summary]
+    low, high = min(cell.networks[0] for cell in cells), max(cell.networks[1] for cell in cells)
+    tested = sorted(data["test_images"].dropna().unique()) if "test_images" in data else []
+    on = f" on {tested[0]} test images" if len(tested) == 1 and "test_images" not in by else ""
+    what = "network" if high == 1 else "networks"
+    text = (
+        f"Accuracy in %{on}, once, after the last training step: mean ± standard deviation (n) over n "
+        f"distillation seeds, each the mean of {_range(low, high)} {what} trained on that seed's set. "
+        f"With n = 1 there is no ±. “{_MEAN}” is over the columns, of the seeds that have them all. "
+        f"{_MISSING}: no result, or not applicable."
     )
+    if any(cell.seen for cell in cells):
+        text += f" {_SEEN}: seen, the network took part in distilling."
+    return text
+
+
+def _warnings(rows: Sequence[TableRow], data: pd.DataFrame, gaps: int) -> list[str]:
+    found = []
+    if gaps:
+        found.append(
+            f"Incomplete: {gaps} result(s) are missing in cells whose row has more seeds elsewhere; "
+            "`metadd-bench status SUITE` counts what is not finished."
+        )
+    tags = [name for name in data if name not in ("accuracy", "key", "test_images", "column")]
+    twice = data[data.duplicated(tags, keep=False)]
+    if not twice.empty:
+        methods = ", ".join(sorted(set(twice["method"])))
+        found.append(
+            f"Not to be trusted: {len(twice)} results of different settings go by the same names ({methods}) "
+            "and are averaged here; give each block of the suite a `label` of its own."
+        )
+    return found
 
 
 def to_markdown(table: Table) -> str:
-    """A Markdown table with its title and notes."""
-    head = [*table.row_names, *table.columns]
+    """A Markdown table between its title and header, and its notes."""
     lines = [f"### {table.title}", ""]
+    for note in table.header:
+        lines += [note, ""]
     if table.rows:
-        body = [[*row.about, *(_shown(row.cells[column]) for column in table.columns)] for row in table.rows]
-        widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
-        rule = ["-" * width for width in widths]
-        for i in range(len(table.row_names), len(head)):
-            rule[i] = rule[i][:-1] + ":"
+        names = len(table.row_names)
+        body = [[*row.about, *(_shown(row.cells.get(c)) for c in table.columns)] for row in table.rows]
+        body = [[text.replace("|", "\\|") for text in line] for line in body]
+        head = [*table.row_names, *table.columns]
+        widths = [max(3, *(len(line[i]) for line in [head, *body])) for i in range(len(head))]
+        rule = ["-" * w if i < names else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
         for line in [head, rule, *body]:
-            lines.append(
-                "| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |"
-            )
+            padded = [
+                text.ljust(w) if i < names else text.rjust(w)
+                for i, (text, w) in enumerate(zip(line, widths, strict=True))
+            ]
+            lines.append(f"| {' | '.join(padded)} |")
         lines.append("")
     for note in table.notes:
         lines += [note, ""]
@@ -115,22 +212,30 @@ def to_markdown(table: Table) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """One line per row and column, with full precision: mean, std, n, the 95% interval, networks per set."""
+    """One line per row and column: mean, std, n, the 95% interval, networks per set, and whether seen.
+
+    Numbers have four decimals; what there is no result of is empty, with n = 0.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*table.row_names, "column", "mean", "std", "n", "low95", "high95", "networks_per_set"])
+    numbers = ["mean", "std", "n", "low95", "high95"]
+    writer.writerow([*table.row_names, "column", *numbers, "networks_per_set", "seen"])
     for row in table.rows:
+        about = ["" if text == _MISSING else text for text in row.about]
         for column in table.columns:
-            cell = row.cells[column]
-            numbers = [cell.mean, cell.std, cell.n, *cell.interval] if cell else [None, None, 0, None, None]
-            shown = [f"{x:.4f}" if isinstance(x, float) else x for x in numbers]
-            writer.writerow([*row.about, column, *shown, row.networks.get(column, "")])
+            cell = row.cells.get(column, TableCell())
+            if (it := cell.summary) is None:
+                writer.writerow([*about, column, "", "", 0, "", "", "", ""])
+                continue
+            shown = [f"{x:.4f}" if isinstance(x, float) else x for x in (it.mean, it.std, it.n, *it.interval)]
+            seen = "true" if cell.seen else "false"
+            writer.writerow([*about, column, *shown, _range(*cell.networks), seen])
     return out.getvalue()
 
 
-def _shown(cell: Summary | None) -> str:
-    if cell is None:
+def _shown(cell: TableCell | None) -> str:
+    if cell is None or cell.summary is None:
         return _MISSING
-    if cell.std is None:
-        return f"{cell.mean:.1f} (1)"
-    return f"{cell.mean:.1f} ± {cell.std:.1f} ({cell.n})"
+    it, mark = cell.summary, _SEEN if cell.seen else ""
+    spread = "" if it.std is None else f" ± {it.std:.1f}"
+    return f"{it.mean:.1f}{mark}{spread} ({it.n})"

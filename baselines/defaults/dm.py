@@ -36,4 +36,4 @@ class DMSettings(MethodSettings):
     @classmethod
     def defaults(cls, task: Task) -> dict[str, Any]:
         """A larger learning rate for many images per class, as the authors' README says."""
-        return {"lr_img": 10.0} if task.dataset.startswith("cifar10") and task.ipc >= 100 else {}
+        return {"lr_img": 10.0} if task.base == "cifar10" and task.ipc >= 100 else {}

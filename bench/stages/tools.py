@@ -13,6 +13,7 @@ from baselines import Task
 from bench import seeds
 from bench.augment import for_dataset
 from bench.data import Dataset, parse
+from bench.device import images_per_forward
 from bench.memory import real_tensors, to_fake
 from bench.networks.build import Network, build, reinitialise
 from bench.pixels import PixelSpace
@@ -38,6 +39,7 @@ class HarnessTools:
         artifacts: Mapping[str, Any],
     ) -> None:
         self.task, self.device, self.artifacts = task, device, artifacts
+        self.per_forward = images_per_forward(device, task.size)
         self.augment = for_dataset(parse(dataset.spec).name, dataset.size)
         self._real = RealImages(dataset.train, space, device)
         self._network_name = network

@@ -1,0 +1,32 @@
+"""What every test gets: a cache of its own session, no data, no network, two threads at most."""
+
+import os
+import socket
+
+# Before anything imports torch, and for the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ["HF_HUB_OFFLINE"] = "1"
+# Not a terminal's width but this one, wherever the tests run.
+os.environ["COLUMNS"] = "100"
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """The cache folder of the session: what one test decoded, the next one finds."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def _isolated(monkeypatch, tmp_path_factory, cache):
+    monkeypatch.setenv("METADD_CACHE", str(cache))
+    monkeypatch.setenv("METADD_DATA", str(tmp_path_factory.getbasetemp() / "no-data"))
+    connect = socket.socket.connect
+
+    def connect_here(self, address):
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1"):
+            raise RuntimeError(f"a test wants to connect to {address}")
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", connect_here)

@@ -1,0 +1,429 @@
+"""Users' mistakes: each is one line on standard error, exit status 2, and nothing written or printed."""
+
+import json
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from command_line import (
+    FIGURES,
+    TABLES,
+    TINY,
+    finish,
+    run_apart,
+    run_here,
+    snapshot,
+    spec,
+    start,
+    suite,
+    write_tables,
+)
+from PIL import Image
+from safetensors.numpy import save_file
+
+EVALUATE = ("--dataset", "digits[3]", "--network", "convnet@w8", "--seeds", 1, "--epochs", 1)
+IMAGES = np.zeros((3, 3, 32, 32), np.float32)
+LABELS = np.arange(3)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, cache):
+    """A store and a results folder with the tiny suite in it: what no mistake may change."""
+    folder = tmp_path_factory.mktemp("finished")
+    write_tables(folder / "tables.yaml", tiny=TINY)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("METADD_CACHE", str(cache))
+        done = finish(start(folder, "run", "tiny", "--tables", "tables.yaml", "--device", "cpu"), folder)
+    assert done.status == 0, done.err
+    return folder
+
+
+@pytest.fixture
+def place(finished, tmp_path, monkeypatch):
+    """A working folder with a copy of that store, results folder and tables file."""
+    for name in ("store", "results"):
+        shutil.copytree(finished / name, tmp_path / name)
+    shutil.copy(finished / "tables.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def is_one_line(done, *words):
+    """Whether a command ended as a mistake does, its line holding these words."""
+    assert done.status == 2
+    assert done.out == ""
+    assert done.err.count("\n") == 1, done.err
+    assert done.err.startswith("metadd-bench: ")
+    for word in words:
+        assert word in done.err
+
+
+def edit(path, **changes):
+    """Write a tables file whose suite ``tiny`` has these changes."""
+    write_tables(path, tiny=suite(**changes))
+
+
+def evaluation(**changes):
+    return {"evaluate": {**TINY["evaluate"], **changes}}
+
+
+def grid(**block):
+    return {"grid": [block]}
+
+
+#: What is wrong with the suite, and what the line must say.
+SUITES = {
+    "misspelt key": ({"datset": "digits"}, ["suites.tiny.datset", "did you mean 'dataset'"]),
+    "misspelt key in a block": (grid(metod="dm"), ["grid.0", "metod", "did you mean 'method'"]),
+    "misspelt setting": (
+        grid(method="dm", settings={"iteration": 3}),
+        ["grid.0.settings", "did you mean 'iterations'"],
+    ),
+    "misspelt recipe setting": (
+        evaluation(recipe={"name": "short", "epoch": 1}),
+        ["evaluate.recipe", "did you mean 'epochs'"],
+    ),
+    "missing key": ({"evaluate": {"networks": ["convnet"]}}, ["evaluate.recipe", "is missing"]),
+    "wrong type": ({"ipc": "ten"}, ["suites.tiny.ipc.0", "valid integer", "'ten'"]),
+    "text for a number": (evaluation(test_per_class="10"), ["test_per_class", "valid integer", "'10'"]),
+    "yes for a number": ({"ipc": True}, ["suites.tiny.ipc.0", "valid integer", "True"]),
+    "out of range": (grid(method="dm", settings={"lr_img": -1}), ["settings", "lr_img", "greater than 0"]),
+    "not a finite number": (grid(method="dm", settings={"lr_img": float("nan")}), ["lr_img"]),
+    "unknown protocol": ({"protocol": "paper"}, ["protocol", "'authors' or 'common'"]),
+    "negative seed": ({"seeds": [-1]}, ["suites.tiny.seeds.0", "greater than or equal to 0"]),
+    "negative number of seeds": ({"seeds": -3}, ["suites.tiny.seeds"]),
+    "no seeds": ({"seeds": []}, ["suites.tiny.seeds", "at least 1 item"]),
+    "empty grid": ({"grid": []}, ["suites.tiny.grid", "at least 1 item"]),
+    "plug-in on random": (
+        grid(method="random", plugin={"name": "stub"}),
+        ["grid.0.plugin", "no plug-in 'stub'"],
+    ),
+    "settings for no plug-in": (grid(method="dm", plugin={"name": "none", "rho": 1}), ["takes no rho"]),
+    "unknown plug-in": (grid(method="dm", plugin="metad"), ["grid.0.plugin", "no plug-in 'metad'", "none"]),
+    "full with ipc": (grid(method="full", ipc=1), ["grid.0.ipc", "`full`", "takes none"]),
+    "full with settings": (grid(method="full", settings={"x": 1}), ["grid.0.settings", "`full`"]),
+    "ipc above the class size": ({"ipc": 500}, ["grid.0.ipc", "500", "142"]),
+    "test subset above the class size": (evaluation(test_per_class=999), ["test_per_class", "999", "35"]),
+    "unknown method": (grid(method="dn"), ["grid.0.method", "did you mean 'dm'"]),
+    "unknown dataset": ({"dataset": "digit"}, ["unknown dataset", "did you mean 'digits'"]),
+    "unknown recipe": (evaluation(recipe="sort"), ["evaluate.recipe", "did you mean 'short'"]),
+    "unknown network": ({"network": "convnetx"}, ["grid.0.network", "did you mean 'convnet'"]),
+    "unknown evaluation network": (evaluation(networks=["vgg12"]), ["evaluate.networks", "vgg11"]),
+    "width that a network cannot take": ({"network": "alexnet@w7"}, ["alexnet", "even", "7"]),
+    "width where there is none": ({"network": "googlenet@w8"}, ["googlenet", "does not support @w8"]),
+    "learning rate of no network": (
+        evaluation(recipe={"name": "short", "lr_by_network": {"vgg12": 0.1}}),
+        ["lr_by_network", "vgg11"],
+    ),
+    "class subset too large": ({"dataset": "digits[11]"}, ["digits[11]", "10 classes"]),
+    "class subset of one": ({"dataset": "digits[1]"}, ["at least 2 classes"]),
+    "missing data": ({"dataset": "cifar10"}, ["cifar10", "no-data", "metadd-bench data cifar10"]),
+    "missing image folder": ({"dataset": "imagefolder:nowhere"}, ["there is no folder nowhere"]),
+    "unknown table": ({"tables": ["accuracies"]}, ["suites.tiny", "did you mean 'accuracy'"]),
+    "unknown figure": ({"figures": ["set"]}, ["suites.tiny", "did you mean 'sets'"]),
+}
+
+
+@pytest.mark.parametrize(("changes", "words"), SUITES.values(), ids=SUITES)
+def test_a_mistake_in_the_suite(place, monkeypatch, capfd, changes, words):
+    edit(place / "tables.yaml", **changes)
+    before = snapshot(place)
+    done = run_here(monkeypatch, capfd, "run", "tiny", "--tables", "tables.yaml")
+    is_one_line(done, *words)
+    assert snapshot(place) == before
+
+
+#: The whole tables file, and what the line must say.
+FILES = {
+    "a list": ("- suites", ["tables.yaml", "a mapping", "not a list"]),
+    "empty": ("", ["a mapping", "not a NoneType"]),
+    "a syntax error": ("suites:\n  tiny: [1,\n", ["tables.yaml, line 3", "not YAML"]),
+    "a tag that builds objects": ("!!python/object/apply:os.getcwd []", ["not YAML"]),
+    "not text": (b"\xff\xfe\x00", ["not YAML"]),
+    "suites is a list": ("suites: [1]", ["suites", "valid dictionary"]),
+    "unknown top key": (yaml.safe_dump({**spec(tiny=TINY), "suite": {}}), ["did you mean 'suites'"]),
+    "unknown kind of table": (
+        yaml.safe_dump({**spec(tiny=TINY), "tables": {"a": {**TABLES["accuracy"], "kind": "loss"}}}),
+        ["tables.a.kind", "'accuracy'"],
+    ),
+    "figure out of range": (
+        yaml.safe_dump({**spec(tiny=TINY), "figures": {"a": {**FIGURES["sets"], "columns": 99}}}),
+        ["figures.a.columns", "99"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("content", "words"), FILES.values(), ids=FILES)
+@pytest.mark.parametrize(
+    "verb", [("run", "tiny"), ("status", "tiny"), ("list",), ("table",), ("plot",)], ids=" ".join
+)
+def test_a_mistake_in_the_tables_file(place, monkeypatch, capfd, verb, content, words):
+    (place / "tables.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
+    before = snapshot(place)
+    is_one_line(run_here(monkeypatch, capfd, *verb, "--tables", "tables.yaml"), *words)
+    assert snapshot(place) == before
+
+
+#: Arguments, and what the line must say.
+ARGUMENTS = {
+    "unknown suite": ("run tinny", ["no suite 'tinny'", "did you mean 'tiny'"]),
+    "unknown suite's status": ("status tinny", ["did you mean 'tiny'"]),
+    "missing tables file": ("run tiny --tables nowhere.yaml", ["nowhere.yaml", "No such file"]),
+    "tables file is a folder": ("run tiny --tables store", ["store", "Is a directory"]),
+    "unknown --only key": ("run tiny --only metod=DM", ["metod", "did you mean 'method'"]),
+    "--only without a value": ("run tiny --only method", ["KEY=VALUE"]),
+    "--only leaves nothing": ("run tiny --only method=DC", ["leaves no cell", "method is one of DM"]),
+    "--only in status": ("status tiny --only sed=1", ["did you mean 'seed'"]),
+    "a file where the store should be": ("run tiny --store tables.yaml", ["--store tables.yaml", "folder"]),
+    "a file above the store": ("run tiny --store tables.yaml/a/b", ["tables.yaml is in the way"]),
+    "a file where the results should be": ("run tiny --results tables.yaml", ["--results", "folder"]),
+    "a file above the results": ("run tiny --results tables.yaml/a", ["tables.yaml is in the way"]),
+    "table of no results": ("table --results nowhere", ["nowhere", "no such folder"]),
+    "table of empty results": ("table --results store", ["no results of any suite"]),
+    "table of a file": ("table --suite tiny --results tables.yaml", ["no such folder"]),
+    "unknown table": ("table accurcy", ["did you mean 'accuracy'"]),
+    "unknown suite of a table": ("table --suite tinny", ["did you mean 'tiny'"]),
+    "unknown figure": ("plot set", ["did you mean 'sets'"]),
+    "unknown option": ("run tiny --stroe x", ["--stroe", "see `", "run --help`"]),
+    "missing argument": ("run", ["SUITE", "run --help`"]),
+    "missing option": ("evaluate x.npz", ["--dataset"]),
+    "unknown verb": ("frobnicate", ["frobnicate", "--help`"]),
+    "unknown device": ("run tiny --device tpu", ["--device", "'auto', 'cpu', 'cuda'"]),
+    "text for seconds": ("run tiny --time-limit soon", ["--time-limit", "number"]),
+    "negative seconds": ("run tiny --time-limit -1", ["--time-limit"]),
+    "unknown format": ("table --format html", ["--format", "csv"]),
+    "unknown picture format": ("plot --format gif", ["--format", "svg"]),
+    "unknown kind to list": ("list suits", ["suites"]),
+    "unknown data": ("data cifar11", ["did you mean 'cifar10"]),
+}
+NO_TABLES = ("data", "evaluate", "frobnicate")
+
+
+@pytest.mark.parametrize(("arguments", "words"), ARGUMENTS.values(), ids=ARGUMENTS)
+def test_a_mistake_in_the_arguments(place, monkeypatch, capfd, arguments, words):
+    given = arguments.split()
+    if given[0] not in NO_TABLES and "--tables" not in given:
+        given += ["--tables", "tables.yaml"]
+    before = snapshot(place)
+    is_one_line(run_here(monkeypatch, capfd, *given), *words)
+    assert snapshot(place) == before
+
+
+@pytest.mark.parametrize("arguments", ["run tinny", "run tiny --stroe x", "run tiny --tables nowhere.yaml"])
+def test_the_same_from_a_process_of_its_own(place, arguments):
+    before = snapshot(place)
+    is_one_line(run_apart(*arguments.split(), cwd=place))
+    assert snapshot(place) == before
+
+
+def torch_file(value):
+    return lambda path: torch.save(value, path)
+
+
+def arrays(**values):
+    return lambda path: np.savez(path, **values)
+
+
+def truncated(path):
+    save_file({"images": IMAGES, "labels": LABELS}, path)
+    os.truncate(path, path.stat().st_size // 2)
+
+
+class RunsCode:
+    """What a pickle can do to its reader."""
+
+    def __reduce__(self):
+        return os.mkdir, ("/tmp/this-must-never-be-made",)
+
+
+def png_of_the_wrong_size(path):
+    (path / "0").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(path / "0" / "a.png")
+
+
+def folder_of_no_class(path):
+    (path / "seven").mkdir(parents=True)
+
+
+SOFT = np.full((3, 3), 1 / 3, np.float32)
+
+#: A file's name, what writes it, further arguments, and what the line must say.
+SETS = {
+    "no file": ("a.npz", None, (), ["no such file"]),
+    "unknown kind": ("a.txt", lambda path: path.write_text("x"), (), ["'.txt'", ".safetensors"]),
+    "truncated safetensors": ("a.safetensors", truncated, (), ["a.safetensors"]),
+    "garbage npz": ("a.npz", lambda path: path.write_bytes(b"not a zip file"), (), ["a.npz"]),
+    "npz of objects": ("a.npz", arrays(images=np.array([RunsCode()])), (), ["a.npz"]),
+    "pt that runs code": ("a.pt", torch_file({"images": RunsCode()}), (), ["a.pt"]),
+    "garbage pt": ("a.pt", lambda path: path.write_bytes(pickle.dumps("x")), (), ["a.pt"]),
+    "no images": ("a.npz", arrays(pictures=IMAGES), (), ["no `images`", "pictures"]),
+    "wrong shape": ("a.npz", arrays(images=IMAGES[:, :, :16], labels=LABELS), (), ["shape", "32"]),
+    "channels last": (
+        "a.npz",
+        arrays(images=IMAGES.transpose(0, 2, 3, 1), labels=LABELS),
+        (),
+        ["[3, 32, 32, 3]"],
+    ),
+    "float images without --pixels": ("a.npz", arrays(images=IMAGES, labels=LABELS), (), ["--pixels"]),
+    "--pixels against the file": (
+        "a.npz",
+        arrays(images=IMAGES.astype(np.uint8), labels=LABELS),
+        ("--pixels", "normalised"),
+        ["uint8", "--pixels"],
+    ),
+    "not finite": (
+        "a.npz",
+        arrays(images=IMAGES + np.inf, labels=LABELS),
+        ("--pixels", "normalised"),
+        ["not finite"],
+    ),
+    "soft labels not summing to one": (
+        "a.npz",
+        arrays(images=IMAGES, labels=SOFT / 2),
+        ("--pixels", "unit"),
+        ["probabilities"],
+    ),
+    "soft labels of other classes": (
+        "a.npz",
+        arrays(images=IMAGES, labels=np.full((3, 10), 0.1, np.float32)),
+        ("--pixels", "unit"),
+        ["10 classes", "3"],
+    ),
+    "label of no class": (
+        "a.npz",
+        arrays(images=IMAGES, labels=LABELS + 1),
+        ("--pixels", "unit"),
+        ["1 to 3", "0 to 2"],
+    ),
+    "too few labels": ("a.npz", arrays(images=IMAGES, labels=LABELS[:2]), ("--pixels", "unit"), ["[2]"]),
+    "no labels": ("a.npz", arrays(images=IMAGES), ("--pixels", "unit"), ["no `labels`"]),
+    "folder of no class": ("sets", folder_of_no_class, (), ["seven"]),
+    "image of the wrong size": ("sets", png_of_the_wrong_size, (), ["8x8", "32x32"]),
+    "unknown recipe": ("a.npz", None, ("--recipe", "das"), ["did you mean 'dsa'"]),
+    "no seeds": ("a.npz", None, ("--seeds", 0), ["--seeds 0"]),
+    "no epochs": ("a.npz", None, ("--epochs", 0), ["epochs"]),
+    "unknown network": ("a.npz", None, ("--network", "vgg12"), ["vgg11"]),
+    "test subset too large": ("a.npz", None, ("--test-per-class", 99), ["--test-per-class 99", "35"]),
+}
+
+
+@pytest.mark.parametrize(("name", "write", "further", "words"), SETS.values(), ids=SETS)
+def test_a_mistake_in_a_set_from_elsewhere(tmp_path, monkeypatch, capfd, name, write, further, words):
+    monkeypatch.chdir(tmp_path)
+    if write is not None:
+        write(tmp_path / name)
+    before = snapshot(tmp_path)
+    is_one_line(run_here(monkeypatch, capfd, "evaluate", name, *EVALUATE, *further), *words)
+    assert snapshot(tmp_path) == before
+    assert not Path("/tmp/this-must-never-be-made").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there(place, monkeypatch, capfd):
+    edit(place / "tables.yaml", seeds=2)
+    before = snapshot(place)
+    done = run_here(monkeypatch, capfd, "run", "tiny", "--tables", "tables.yaml", "--device", "cuda")
+    is_one_line(done, "no GPU", "--device cpu")
+    assert snapshot(place) == before
+
+
+def damage_rows(place, text):
+    path = place / "results" / "tiny" / "rows.jsonl"
+    path.write_bytes(path.read_bytes() + text)
+
+
+def damage_row(place, change):
+    (path,) = place.glob("store/distil/*/*/row.json")
+    path.write_text(change(path.read_text()))
+
+
+def damage_artifact(place):
+    (path,) = place.glob("store/distil/*/*/images.safetensors")
+    path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+
+
+def without(field):
+    return lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k != field})
+
+
+#: What happened to the store or the results, and what the line must say.
+DAMAGE = {
+    "half a published row": (lambda p: damage_rows(p, b'{"key": "abc'), ["rows.jsonl, line 3"]),
+    "a published row without a key": (lambda p: damage_rows(p, b"{}\n"), ["rows.jsonl, line 3"]),
+    "a published row that is a number": (lambda p: damage_rows(p, b"3\n"), ["rows.jsonl, line 3"]),
+    "a published row that is no text": (lambda p: damage_rows(p, b"\xff\xfe\n"), ["rows.jsonl, line 3"]),
+    "a conflict left in the rows": (lambda p: damage_rows(p, b"<<<<<<< HEAD\n"), ["rows.jsonl, line 3"]),
+    "half a stored row": (lambda p: damage_row(p, lambda text: text[:40]), ["row.json", "delete the folder"]),
+    "an empty stored row": (lambda p: damage_row(p, lambda text: ""), ["row.json", "delete the folder"]),
+    "a stored row that is a list": (lambda p: damage_row(p, lambda text: "[]"), ["row.json", "damaged"]),
+    "a stored row without a result": (lambda p: damage_row(p, without("result")), ["row.json", "damaged"]),
+    "a stored row of another cell": (
+        lambda p: damage_row(p, lambda text: json.dumps({**json.loads(text), "key": "0" * 64})),
+        ["row.json", "damaged"],
+    ),
+    "a stored set with another byte": (damage_artifact, ["images.safetensors", "checksum", "delete"]),
+}
+
+
+@pytest.mark.parametrize("again", ["all finished", "one missing"])
+@pytest.mark.parametrize(("damage", "words"), DAMAGE.values(), ids=DAMAGE)
+def test_damage_is_named_before_anything_is_made(place, monkeypatch, capfd, damage, words, again):
+    damage(place)
+    if again == "one missing":
+        edit(place / "tables.yaml", **evaluation(seeds=2))
+    before = snapshot(place)
+    done = run_here(monkeypatch, capfd, "run", "tiny", "--tables", "tables.yaml", "--device", "cpu")
+    is_one_line(done, *words)
+    assert snapshot(place) == before
+
+
+@pytest.mark.parametrize("verb", [("table", "accuracy"), ("plot", "sets")], ids=" ".join)
+def test_reading_verbs_name_a_damaged_row(place, monkeypatch, capfd, verb):
+    damage_rows(place, b"{}\n")
+    before = snapshot(place)
+    is_one_line(run_here(monkeypatch, capfd, *verb, "--tables", "tables.yaml"), "rows.jsonl, line 3")
+    assert snapshot(place) == before
+
+
+@pytest.mark.parametrize("file", ["train.npy", "test.npy", "meta.json"])
+def test_a_damaged_cache(place, cache, monkeypatch, capfd, file):
+    own = place / "cache"
+    shutil.copytree(cache, own)
+    monkeypatch.setenv("METADD_CACHE", str(own))
+    edit(place / "tables.yaml", seeds=2)
+    (path,) = own.glob(f"digits-*/{file}")
+    path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+    before = snapshot(place / "store", place / "results")
+    done = run_here(monkeypatch, capfd, "run", "tiny", "--tables", "tables.yaml", "--device", "cpu")
+    is_one_line(done, "cache", "damaged", "delete it and run again")
+    assert snapshot(place / "store", place / "results") == before
+
+
+def test_help_no_arguments_and_the_end_by_hand(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    for arguments in ((), ("--help",), ("run", "--help")):
+        done = run_here(monkeypatch, capfd, *arguments)
+        assert done.status == 0
+        assert "Usage: metadd-bench" in done.out
+        assert done.err == ""
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bench.api.open_suite", interrupted)
+    assert run_here(monkeypatch, capfd, "status", "smoke").status == 130
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch, capfd):
+    def broken(*_, **__):
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("bench.api.open_suite", broken)
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        run_here(monkeypatch, capfd, "status", "smoke")

@@ -1,0 +1,244 @@
+"""From a suite to its cells."""
+
+import copy
+
+import pytest
+from command_line import TINY, spec, suite
+from pydantic import ValidationError
+
+from baselines import METHODS, Entry, MethodSettings
+from bench.cells import WHOLE_TRAINING_SET, DatasetId
+from bench.errors import UserError
+from bench.plan import Dataset, plan
+from bench.recipes import RECIPES
+from bench.spec import Spec, Suite, default_file, find_suite, read, validated
+
+
+def identify(name):
+    base = name.partition("[")[0]
+    return Dataset(DatasetId(name, base.encode().hex().ljust(64, "0"), 3, 32), name, 100, 20)
+
+
+def planned(**changes):
+    return plan("tiny", Suite.model_validate(suite(**changes)), identify)
+
+
+def kinds(found):
+    return [item.cell.kind for item in found]
+
+
+def tags(found, name):
+    return [item.tags.get(name) for item in found]
+
+
+def test_a_cell_comes_after_those_it_needs_and_the_grid_is_a_product():
+    found = planned(
+        ipc=[1, 2], seeds=2, evaluate={**TINY["evaluate"], "networks": ["convnet@w8", "vgg11@w8"], "seeds": 2}
+    )
+    assert kinds(found).count("distil") == 2 * 2
+    assert kinds(found).count("evaluate") == 2 * 2 * 2 * 2
+    seen = set()
+    for key, item in found.planned.items():
+        assert item.cell.key == key
+        assert set(item.cell.needs) <= seen
+        seen.add(key)
+
+
+def test_tags_say_what_tables_call_a_cell():
+    distilled, evaluated = planned(ipc=2, grid=[{"method": "dm", "label": "Mine"}])
+    assert dict(distilled.tags) == {
+        "dataset": "digits[3]",
+        "protocol": "common",
+        "recipe": "short",
+        "method": "Mine",
+        "plugin": "none",
+        "ipc": 2,
+        "distilled_on": "convnet@w8",
+        "seed": 0,
+    }
+    more = {"network": "convnet@w8", "evaluation_seed": 0, "seen": True}
+    assert dict(evaluated.tags) == {**distilled.tags, **more}
+
+
+def test_seen_is_the_network_that_distilled_and_nothing_else():
+    networks = {**TINY["evaluate"], "networks": ["convnet@w8", "convnet@w16"]}
+    assert tags(planned(evaluate=networks), "seen") == [None, True, False]
+    assert tags(planned(evaluate=networks, grid=[{"method": "random"}]), "seen") == [None, False, False]
+    assert tags(planned(evaluate=networks, grid=[{"method": "full"}]), "seen") == [False, False]
+
+
+def test_a_block_takes_from_the_suite_what_it_leaves_out():
+    block = {
+        "method": "dm",
+        "dataset": "cifar10",
+        "ipc": 3,
+        "network": "convnet@w16",
+        "seeds": [4],
+        "evaluate": {"networks": "vgg11@w8", "recipe": "dc"},
+    }
+    distilled, evaluated = planned(grid=[block])
+    cell = distilled.cell
+    assert (cell.dataset.name, cell.ipc, cell.network, cell.seed) == ("cifar10", 3, "convnet@w16", 4)
+    assert (evaluated.cell.network, evaluated.cell.recipe["name"]) == ("vgg11@w8", "dc")
+
+
+def test_what_two_blocks_share_is_one_cell():
+    block = {"method": "random"}
+    again = {"method": "random", "evaluate": {"networks": "vgg11@w8", "recipe": "short"}}
+    assert kinds(planned(grid=[block, block])) == ["distil", "evaluate"]
+    assert kinds(planned(grid=[block, again])) == ["distil", "evaluate", "evaluate"]
+
+
+def test_spelling_and_defaults_do_not_change_a_key():
+    def keys(**changes):
+        return list(planned(**changes).planned)
+
+    short = {"networks": ["convnet@w128"], "recipe": "short"}
+    long = {"networks": "convnet@in", "recipe": {"epochs": RECIPES["short"].epochs, "name": "short"}}
+    assert keys(evaluate=short, grid=[{"method": "random"}]) == keys(
+        evaluate=long, grid=[{"method": "random", "settings": {"pixels": "normalised"}, "label": "Any"}]
+    )
+    assert keys(seeds=2) == keys(seeds=[0, 1])
+    default = METHODS["dm"].settings.model_fields["lr_img"].default
+    plain, said = ({"iterations": 3, **more} for more in ({}, {"lr_img": default}))
+    assert keys(grid=[{"method": "dm", "settings": plain}]) == keys(grid=[{"method": "dm", "settings": said}])
+
+
+def test_random_images_do_not_depend_on_the_network():
+    here, there = (planned(grid=[{"method": "random"}], network=name) for name in ("convnet", "vgg11"))
+    assert list(here.planned) == list(there.planned)
+    assert next(iter(here)).cell.network is None
+
+
+def test_the_whole_training_set_needs_no_images():
+    found = planned(grid=[{"method": "full"}], seeds=2)
+    assert kinds(found) == ["evaluate", "evaluate"]
+    for item in found:
+        assert item.cell.images == (WHOLE_TRAINING_SET,)
+        assert item.cell.needs == ()
+        assert item.tags["ipc"] is None
+        assert item.tags["method"] == "Full data"
+
+
+class Parted(MethodSettings):
+    """As SRe2L will be: a part per image id."""
+
+    label = "Parted"
+
+    def parts(self, ipc):
+        return [1] * ipc
+
+
+def test_parts_are_cells_that_sets_of_other_sizes_share(monkeypatch):
+    monkeypatch.setitem(METHODS, "parted", Entry(f"{__name__}:Parted", "nowhere:Nothing"))
+    found = planned(grid=[{"method": "parted", "settings": {"iterations": 1}}], ipc=[1, 3])
+    distilled = [item.cell for item in found if item.cell.kind == "distil"]
+    assert [(cell.part, cell.ipc) for cell in distilled] == [(0, 1), (1, 1), (2, 1)]
+    one, three = [item.cell for item in found if item.cell.kind == "evaluate"]
+    assert one.images == (distilled[0].key,)
+    assert three.images == tuple(cell.key for cell in distilled)
+
+
+def test_a_class_subset_is_another_dataset_with_the_same_content():
+    whole, subset = (planned(dataset=name) for name in ("digits", "digits[3]"))
+    assert not set(whole.planned) & set(subset.planned)
+    contents = {item.cell.dataset.content for found in (whole, subset) for item in found}
+    assert len(contents) == 1
+
+
+def test_only_keeps_what_is_asked_for_and_what_that_needs():
+    found = planned(
+        seeds=2,
+        evaluate={**TINY["evaluate"], "networks": ["convnet@w8", "vgg11@w8"]},
+        grid=[{"method": "dm"}, {"method": "random"}, {"method": "full"}],
+    )
+    one = found.only({"network": "vgg11@w8", "seed": "1", "method": "DM"})
+    assert kinds(one) == ["distil", "evaluate"]
+    assert set(tags(one, "seed")) == {1}
+    assert len(found.only({"method": "Full data"})) == 4
+    assert kinds(found.only({"seen": "True"})) == ["distil", "evaluate"] * 2
+    order = list(found.planned)
+    kept = list(found.only({"network": "convnet@w8"}).planned)
+    assert kept == [key for key in order if key in kept]
+    assert list(found.only({}).planned) == order
+    assert one.sources == found.sources
+
+
+def test_only_names_what_there_is():
+    with pytest.raises(UserError, match="--only metod=…: no such key; did you mean 'method'"):
+        planned().only({"metod": "DM"})
+    with pytest.raises(
+        UserError, match=r"leaves no cell of suite 'tiny': seed is one of 0; method is one of DM"
+    ):
+        planned().only({"seed": "3", "method": "DM"})
+
+
+def test_the_keys_of_a_plan_do_not_depend_on_the_order_of_its_file():
+    def backwards(value):
+        if isinstance(value, dict):
+            return {key: backwards(value[key]) for key in reversed(value)}
+        return value
+
+    there = plan("tiny", Suite.model_validate(backwards(copy.deepcopy(TINY))), identify)
+    assert list(there.planned) == list(planned().planned)
+
+
+# The file.
+
+
+def test_the_file_of_this_installation_is_sound():
+    found = read()
+    assert default_file().name == "tables.yaml"
+    for name in found.suites:
+        plan(name, find_suite(found, name), lambda dataset: identify(dataset))
+
+
+def test_numbers_that_yaml_takes_for_text():
+    """YAML 1.1 reads 1e-3 as text; a float setting takes it for what it says."""
+    evaluated = planned(evaluate={**TINY["evaluate"], "recipe": {"name": "short", "lr": "1e-3"}})
+    assert [item.cell.recipe["lr"] for item in evaluated if item.cell.kind == "evaluate"] == [0.001]
+
+
+def test_values_are_frozen():
+    found = validated(Spec, spec(tiny=TINY), "here")
+    with pytest.raises(ValidationError, match="frozen"):
+        found.suites["tiny"].title = "other"
+
+
+@pytest.mark.parametrize(
+    ("place", "key", "near"),
+    [
+        ((), "suite", "suites"),
+        (("suites", "tiny"), "networks", "network"),
+        (("suites", "tiny", "evaluate"), "network", "networks"),
+        (("suites", "tiny", "grid", 0), "methods", "method"),
+        (("tables", "accuracy"), "row", "rows"),
+        (("figures", "sets"), "column", "columns"),
+    ],
+)
+def test_an_unknown_key_is_named_with_its_place_and_the_near_ones(place, key, near):
+    content = copy.deepcopy(spec(tiny=TINY))
+    inner = content
+    for step in place:
+        inner = inner[step]
+    inner[key] = 1
+    where = ".".join(map(str, (*place, key)))
+    with pytest.raises(UserError, match=rf"^here: {where}: unknown key; did you mean .*'{near}'"):
+        validated(Spec, content, "here")
+
+
+def test_the_other_mistakes_are_counted():
+    tiny = suite(titel="three digits", seeds=[])
+    del tiny["title"]
+    with pytest.raises(UserError, match=r"here: suites\.tiny\.titel: unknown key.*\(and 2 more\)"):
+        validated(Spec, {"suites": {"tiny": tiny}}, "here")
+
+
+def test_two_rows_may_not_go_by_one_name():
+    short, long = (
+        {"method": "dm", "settings": {"iterations": 1}},
+        {"method": "dm", "settings": {"iterations": 2}},
+    )
+    with pytest.raises(UserError, match=r"grid\.1: DM stands in this suite with other settings.*label"):
+        planned(grid=[short, long])
+    assert len(planned(grid=[short, {**long, "label": "DM, longer"}])) == 4
