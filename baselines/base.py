@@ -62,7 +62,7 @@ class MethodSettings(BaseModel):
     on IPC. ``version`` is raised whenever results change for equal settings.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     version: ClassVar[int] = 1
     #: The name in tables.

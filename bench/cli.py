@@ -373,7 +373,7 @@ def _print_report(report: Report, opened: Opened) -> None:
 def main() -> None:
     """The entry point: users' mistakes are one line and exit status 2, bugs keep their traceback."""
     try:
-        status = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        status = app(sys.argv[1:] or ["--help"], prog_name="metadd-bench", standalone_mode=False)
     except UserError as error:
         status = _complain(str(error), MISTAKE)
     except typer.TyperException as error:  # options and arguments that do not exist or do not fit

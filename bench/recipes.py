@@ -17,7 +17,7 @@ train as many as we say. The batch is 256 everywhere.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class Recipe(BaseModel):
     """One recipe with all of its numbers; what it holds is part of the key of each cell that uses it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     name: str
     version: int = 1
@@ -37,7 +37,7 @@ class Recipe(BaseModel):
     batch: int = Field(256, ge=1)
     schedule: Literal["step", "cosine"] = "step"
     augment: Literal["none", "dsa"] = "none"
-    lr_by_network: dict[str, float] = Field(
+    lr_by_network: dict[str, Annotated[float, Field(gt=0)]] = Field(
         default_factory=dict, description="learning rate of a network (by preset name) where `lr` diverges"
     )
 

@@ -164,9 +164,9 @@ def _pt(file: Path) -> Arrays:
             warnings.simplefilter("ignore")
             found = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if refused := re.search(r"GLOBAL (\S+) was not an allowed", str(error)):
+        if refused := re.search(r"GLOBAL (\S+) was not an allowed|whose module (\S+) is blocked", str(error)):
             raise UserError(
-                f"{file}: holds a {refused[1]}, and reading that could run code; "
+                f"{file}: holds a {refused[1] or refused[2]}, and reading that could run code; "
                 "save a dict of tensors: torch.save({'images': …, 'labels': …}, file)"
             ) from None
         raise UserError(f"{file}: damaged, or no .pt file: torch.save writes one") from None

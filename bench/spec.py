@@ -6,6 +6,7 @@ be right.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -126,6 +127,32 @@ class Spec(_Strict):
     figures: dict[str, FigureSpec] = {}
 
 
+class _Loader(yaml.SafeLoader):
+    """Safe YAML with two differences.
+
+    A key that stands twice is a mistake (PyYAML would take the last one), and ``1e-3`` is a number, as in
+    YAML 1.2 (PyYAML, by YAML 1.1, reads text).
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"{key.value!r} stands twice", problem_mark=key.start_mark
+                )
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"),
+    list("-+.0123456789"),
+)
+
+
 def default_file() -> Path:
     """The ``tables.yaml`` of this installation: beside the packages in a checkout, inside one in a wheel."""
     here = Path(__file__).resolve().parent
@@ -141,8 +168,7 @@ def read(file: Path | None = None) -> Spec:
     """
     file = default_file() if file is None else file
     try:
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        content = yaml.load(file.read_text(encoding="utf-8"), Loader=loader)
+        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror}); --tables takes a YAML file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

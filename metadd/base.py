@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class PluginSettings(BaseModel):
     """The settings of a plug-in, all of them part of the cell's key."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     version: ClassVar[int] = 1
     #: What tables put behind the method's name.

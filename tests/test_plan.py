@@ -1,6 +1,7 @@
 """From a suite to its cells."""
 
 import copy
+import json
 
 import pytest
 from command_line import TINY, spec, suite
@@ -193,10 +194,17 @@ def test_the_file_of_this_installation_is_sound():
         plan(name, find_suite(found, name), lambda dataset: identify(dataset))
 
 
-def test_numbers_that_yaml_takes_for_text():
-    """YAML 1.1 reads 1e-3 as text; a float setting takes it for what it says."""
-    evaluated = planned(evaluate={**TINY["evaluate"], "recipe": {"name": "short", "lr": "1e-3"}})
-    assert [item.cell.recipe["lr"] for item in evaluated if item.cell.kind == "evaluate"] == [0.001]
+@pytest.mark.parametrize(
+    ("text", "value"), [("1e-3", 0.001), ("1.5E+2", 150.0), (".5e1", 5.0), ("0.1", 0.1), ("1", 1.0)]
+)
+def test_numbers_are_numbers_however_they_are_written(tmp_path, text, value):
+    """YAML 1.1, and so PyYAML, would read 1e-3 as text."""
+    file = tmp_path / "tables.yaml"
+    file.write_text(json.dumps(spec(tiny=suite(grid=[{"method": "dm", "settings": {"lr_img": "HERE"}}]))))
+    file.write_text(file.read_text().replace('"HERE"', text))
+    distilled, _ = plan("tiny", read(file).suites["tiny"], identify)
+    assert distilled.cell.settings["lr_img"] == value
+    assert isinstance(distilled.cell.settings["lr_img"], float)
 
 
 def test_values_are_frozen():

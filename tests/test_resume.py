@@ -115,15 +115,24 @@ def test_killed_while_a_cell_is_being_filed(undisturbed, tmp_path, monkeypatch, 
     assert nothing_left(folder)
 
 
-def test_a_checkpoint_that_cannot_be_read_is_left_alone(undisturbed, tmp_path):
+def torn(path):
+    torch.save({"iterations_done": 3}, path)
+    os.truncate(path, 400)
+
+
+def garbage(path):
+    path.write_bytes(b"\x80\x02garbage")
+
+
+@pytest.mark.parametrize("spoil", [torn, garbage])
+def test_a_checkpoint_that_cannot_be_read_is_left_alone(undisturbed, tmp_path, spoil):
     folder = written(tmp_path / "torn")
     shutil.copytree(undisturbed / "store", folder / "store")
     (cell,) = folder.glob("store/distil/*/*/row.json")
     shutil.rmtree(cell.parent)
     partial = cell.parent.with_name(f"{cell.parent.name}.partial")
     partial.mkdir()
-    torch.save({"iterations_done": 3}, partial / "checkpoint.pt")
-    os.truncate(partial / "checkpoint.pt", 400)
+    spoil(partial / "checkpoint.pt")
     assert finish(start(folder, *RUN), folder).status == 0
     assert bits(folder) == bits(undisturbed)
     assert nothing_left(folder)

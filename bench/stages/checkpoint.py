@@ -27,6 +27,6 @@ def load(folder: Path, device: torch.device) -> dict[str, Any] | None:
     """The last checkpoint, or None where there is none that can be read (then the cell starts anew)."""
     try:
         state: dict[str, Any] = torch.load(folder / _NAME, map_location=device, weights_only=True)
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError):
+    except (OSError, EOFError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError):
         return None
     return state
