@@ -1,6 +1,7 @@
 """The command line for tests: in this process, or in processes that can be killed; tiny suites for it."""
 
 import hashlib
+import json
 import multiprocessing
 import os
 import subprocess
@@ -43,6 +44,11 @@ def spec(**suites):
 def write_tables(path, **suites):
     path.write_text(yaml.safe_dump(spec(**suites)))
     return path
+
+
+def rows(folder):
+    """The rows that a run of the suite ``tiny`` has published there."""
+    return [json.loads(line) for line in (folder / "results/tiny/rows.jsonl").read_text().splitlines()]
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """What every test gets: a cache of its own session, no data, no network, two threads at most."""
 
+import gc
 import os
 import socket
 
@@ -10,6 +11,15 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["COLUMNS"] = "100"
 
 import pytest
+
+
+def pytest_runtest_setup(item):
+    """Tests marked ``gpu`` are skipped, and said to be, where there is none."""
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no GPU")
 
 
 @pytest.fixture(scope="session")
@@ -30,3 +40,28 @@ def _isolated(monkeypatch, tmp_path_factory, cache):
         return connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", connect_here)
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """For tiny operations: on a busy machine, threads waiting for each other cost most of the time."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def quick_collections():
+    """Every LiveBytes collects garbage first; let it not look at all that importing PyTorch has left."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        torch.zeros(1)
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()

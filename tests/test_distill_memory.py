@@ -1,7 +1,5 @@
 """The live-byte peak of DM's updates: on fake tensors to the byte what it is on real ones."""
 
-import gc
-
 import pytest
 import torch
 from small import dataset, dm_cell
@@ -12,15 +10,7 @@ from bench.stages.distill import count_live_bytes
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _quick_collections():
-    """Every LiveBytes collects garbage first; let it not look at all that importing PyTorch has left."""
-    with FakeTensorMode():
-        torch.zeros(1)
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
+pytestmark = pytest.mark.usefixtures("quick_collections")
 
 
 @pytest.fixture(scope="module")

@@ -18,16 +18,9 @@ from bench.seeds import forked
 from bench.stages.distill import Distillation
 from bench.synthetic import Synthetic
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Tiny operations: on a busy machine, threads that wait for each other would cost most of the time."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def randn(*shape, dtype=torch.float64, seed=0):

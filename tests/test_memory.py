@@ -11,16 +11,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from bench.augment import DSA, OPS, Draw
 from bench.memory import LiveBytes, device_peak, real_tensors, reset_peak, to_fake
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_collections():
-    """Every LiveBytes collects garbage first; let it not look at all that importing PyTorch has left."""
-    with FakeTensorMode():
-        torch.zeros(1)
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
+pytestmark = pytest.mark.usefixtures("quick_collections")
 
 
 def network():

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from command_line import TINY, run_here, snapshot, suite, write_tables
+from command_line import TINY, rows, run_here, snapshot, suite, write_tables
 from PIL import Image
 
 from baselines import METHODS
@@ -36,10 +36,6 @@ def run(monkeypatch, capfd, tmp_path):
 def summary(done):
     """The last line on standard output, without the folder."""
     return done.out.splitlines()[-1].partition(" — ")[0]
-
-
-def rows(folder):
-    return [json.loads(line) for line in (folder / "results/tiny/rows.jsonl").read_text().splitlines()]
 
 
 def evaluation(**changes):

@@ -17,17 +17,10 @@ from bench.real import RealImages
 from bench.recipes import Recipe
 from bench.training import TEST_BATCH, RealSet, SyntheticSet, Training, correct
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 CLASSES, SIZE = 3, 16
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Tiny operations: on a busy machine, threads that wait for each other would cost most of the time."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)

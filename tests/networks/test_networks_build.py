@@ -12,18 +12,11 @@ from bench.networks.base import norm_layers
 from bench.networks.build import Network, build, parameters_count, reinitialise
 from bench.networks.names import PRESETS, NetworkSpec
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 OURS = ("convnet", "resnet18", "vgg11", "alexnet")
 SMALL = ("convnet@w8", "resnet18@w8", "vgg11@w8", "alexnet@w8")
 LARGE = ("vit_b_16", "swin_t")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Tiny operations: on a busy machine, threads that wait for each other would cost most of the time."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def fresh(name: str, classes: int = 10, size: int = 32, seed: int = 0) -> Network:

@@ -1,0 +1,97 @@
+"""The committed results: true to their rows, to today's code, and to what they are said to show."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+import bench
+from bench.cells import VERSIONS, canonical
+from bench.files import sha256
+from bench.results import Results
+from bench.spec import read
+from bench.stats import summarise
+from bench.tables import to_csv, to_markdown
+
+RESULTS = Path(__file__).resolve().parent.parent / "results"
+SUITES = sorted(path.parent.name for path in RESULTS.glob("*/rows.jsonl"))
+DATA = Path(os.environ.get("METADD_DATA", "absent"))  # read here, because tests are kept from it
+
+
+def accuracies(method, ipc, network):
+    """Of the suite cifar10-cpu, by distillation seed."""
+    rows = Results(RESULTS / "cifar10-cpu").rows.values()
+    wanted = {"method": method, "ipc": ipc, "network": network}
+    found = [row for row in rows if row["current"] and wanted.items() <= row["tags"].items()]
+    return [row["result"]["accuracy"] for row in sorted(found, key=lambda row: row["tags"]["seed"])]
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_tables_are_those_of_the_rows(suite):
+    spec = read()
+    for table in bench.table(spec, suite, Results(RESULTS / suite), spec.suites[suite].tables):
+        folder = RESULTS / suite / "tables"
+        assert (folder / f"{table.name}.md").read_text() == to_markdown(table)
+        assert (folder / f"{table.name}.csv").read_text() == to_csv(table)
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_rows_have_their_keys_their_sets_and_their_provenance(suite):
+    results = Results(RESULTS / suite)
+    for key, row in results.rows.items():
+        assert hashlib.sha256(canonical(row["cell"]).encode()).hexdigest() == key
+        assert row["cell"]["version"] == VERSIONS[row["cell"]["kind"]]
+        assert row["provenance"]["dirty"] is False
+        for name, checksum in row["artifacts"].items():
+            path = results.artifact(key, name)
+            assert not path.exists() or sha256(path) == checksum
+        if row["cell"]["kind"] == "distil" and row["cell"]["ipc"] == 1:
+            assert results.artifact(key, "images.safetensors").exists()
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_no_path_of_a_machine_is_in_a_row(suite):
+    text = (RESULTS / suite / "rows.jsonl").read_text()
+    strings = {value for line in text.splitlines() for value in _strings(json.loads(line))}
+    assert not [value for value in strings if value.startswith("/") or " /" in value]
+
+
+def _strings(value):
+    if isinstance(value, str):
+        yield value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _strings(inner)
+
+
+def test_random_images_reach_the_published_accuracies():
+    """14.4 and 15.4 are published for IPC 1, 26.0 to 31.0 for IPC 10 (the higher with augmentation)."""
+    one, ten = accuracies("Random", 1, "convnet"), accuracies("Random", 10, "convnet")
+    assert len(one) == len(ten) == 5
+    low, high = summarise(one).interval
+    assert any(low <= published <= high for published in (14.4, 15.4))
+    assert 28 <= summarise(ten).mean <= 33
+
+
+def test_dm_is_above_random_by_more_than_the_interval():
+    """On the network it distilled with, by the 95% interval of each."""
+    dm, real = (summarise(accuracies(method, 1, "convnet")) for method in ("DM", "Random"))
+    assert (dm.n, real.n) == (3, 5)
+    assert dm.interval[0] > real.interval[1]
+
+
+def test_the_readme_shows_the_committed_table():
+    table = (RESULTS / "cifar10-cpu" / "tables" / "cross-architecture.md").read_text()
+    readme = (RESULTS.parent / "README.md").read_text()
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    assert "\n".join(lines) in readme
+
+
+@pytest.mark.skipif(not (DATA / "cifar10").is_dir(), reason="METADD_DATA has no cifar10/")
+def test_committed_rows_count_as_hits(tmp_path):
+    opened = bench.open_suite("cifar10-cpu", data_dir=DATA, store=tmp_path / "store", results=RESULTS)
+    assert {kind: counts["finished"] for kind, counts in bench.status(opened).items()} == {
+        "distil": 13,
+        "evaluate": 37,
+    }
