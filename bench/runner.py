@@ -52,6 +52,8 @@ class _Walk:
     def __init__(self, plan: Plan, store: Store, options: Options, watcher: Watcher) -> None:
         self.plan, self.store, self.options, self.watcher = plan, store, options, watcher
         self.waiting = {item.cell.key: item for item in to_make(plan, store)}
+        #: Earlier failures, which are tried again; one that is newer is another process's, and final.
+        self.failed_before = {key: store.failed_at(item.cell) for key, item in self.waiting.items()}
         self.needed = {key for item in plan for key in item.cell.needs}
         self.report = Report(cells=len(plan), hits=len(plan) - len(self.waiting))
         self.datasets = _Datasets(plan.sources, options.data_dir)
@@ -100,6 +102,9 @@ class _Walk:
     def _make_unless_made(self, item: Planned) -> None:
         if self._is_made(item.cell.key):  # by another process, since this one looked
             self.report.hits += 1
+            return
+        if self.store.failed_at(item.cell) != self.failed_before[item.cell.key]:
+            self.report.failed[item.cell.key] = self.store.failure(item.cell) or "failed in another process"
             return
         try:
             self._make(item)

@@ -89,6 +89,13 @@ class Store:
         except (ValueError, TypeError, KeyError):
             raise UserError(f"{path}: damaged; delete it") from None
 
+    def failed_at(self, cell: Cell) -> int | None:
+        """When a cell failed the last time, in nanoseconds of the file system's clock, or None."""
+        try:
+            return self._beside(cell, ".failed.json").stat().st_mtime_ns
+        except FileNotFoundError:
+            return None
+
     def artifact(self, cell: Cell, name: str) -> Path | None:
         """A finished cell's artifact, its checksum verified, or None where only its row is known.
 

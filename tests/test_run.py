@@ -1,6 +1,7 @@
 """What a run makes, publishes and says, and what happens to cells that cannot be finished."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -9,9 +10,10 @@ import torch
 from command_line import TINY, rows, run_here, snapshot, suite, write_tables
 from PIL import Image
 
+import bench
 from baselines import METHODS
 from bench import data
-from bench.api import Opened, open_suite
+from bench.api import Opened, Silent, open_suite
 from bench.stages import distill, evaluate
 from bench.stages.tools import HarnessTools
 from metadd import PLUGINS, PluginEntry, PluginSettings
@@ -199,6 +201,27 @@ def test_failed_cells_are_recorded_named_and_tried_again(run, small_images, tmp_
     again = run(None)
     assert (again.status, summary(again)) == (1, "7 cells: 2 hits, 0 made, 5 failed")
     assert again.err == first.err
+
+
+def test_what_another_run_failed_meanwhile_is_not_tried_again(tmp_path, monkeypatch):
+    """But what had failed before the run began is."""
+    monkeypatch.chdir(tmp_path)
+    opened = open_suite("tiny", tables=write_tables(tmp_path / "tables.yaml", tiny=suite()))
+    (cell, _) = (item.cell for item in opened.plan)
+    opened.store.fail(cell, "before")
+
+    class Meanwhile(Silent):
+        def begin(self, total, done):
+            os.utime(next(tmp_path.glob("store/*/*/*.failed.json")), ns=(1, 1))
+            opened.store.fail(cell, "meanwhile")
+
+    assert bench.run(opened, device="cpu").failed == {}
+    shutil.rmtree(tmp_path / "store")
+    opened = open_suite("tiny", tables=tmp_path / "tables.yaml", results=tmp_path / "other")
+    opened.store.fail(cell, "before")
+    report = bench.run(opened, device="cpu", watcher=Meanwhile())
+    assert report.made == 0
+    assert report.failed[cell.key] == "meanwhile"
 
 
 def test_a_diverging_distillation_fails_with_its_evaluations(run):
