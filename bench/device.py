@@ -63,12 +63,6 @@ def describe(device: torch.device) -> str:
     return next(models, platform.processor() or platform.machine())
 
 
-def synchronise(device: torch.device) -> None:
-    """Wait for what was launched, so that a clock read next is true."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def reset_peak(device: torch.device) -> None:
     """Let the next :func:`peak` begin at what is allocated now; nothing on a CPU."""
     if device.type == "cuda":

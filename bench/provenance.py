@@ -25,6 +25,7 @@ def provenance(device: Any, command: str) -> dict[str, Any]:
         "device": describe(device),
         "device_kind": device.type,
         "cuda": torch.version.cuda if device.type == "cuda" else None,
+        "driver": _driver() if device.type == "cuda" else None,
         "threads": torch.get_num_threads(),
         "platform": f"{platform.system()} {platform.machine()}",
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -49,13 +50,25 @@ def _checkout() -> dict[str, Any]:
     root = Path(__file__).resolve().parent.parent
 
     def git(*args: str) -> str | None:
-        try:
-            done = subprocess.run(["git", *args], cwd=root, capture_output=True, text=True, check=True)
-        except (OSError, subprocess.CalledProcessError):
-            return None
-        return done.stdout.strip()
+        return _printed("git", "-C", str(root), *args)
 
     if git("rev-parse", "--show-toplevel") != str(root):
         return {"commit": None, "dirty": None}
     code = ("bench", "baselines", "metadd", "tables.yaml", "pyproject.toml")
     return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", *code))}
+
+
+@cache
+def _driver() -> str | None:
+    """The version of the GPU's driver, or None where nothing says it."""
+    found = _printed("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    return found.splitlines()[0] if found else None
+
+
+def _printed(*command: str) -> str | None:
+    """What a command prints, or None where it is not there or fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

@@ -47,6 +47,8 @@ class Store:
     def __init__(self, root: Path, results: Results | None = None) -> None:
         self.root = root
         self._results = results
+        #: Rows read so far: a finished cell's does not change.
+        self._rows: dict[str, dict[str, Any]] = {}
 
     def state(self, cell: Cell) -> State:
         """Where a cell stands, without reading its row."""
@@ -63,6 +65,8 @@ class Store:
         Raises:
             UserError: the row is damaged.
         """
+        if cell.key in self._rows:
+            return self._rows[cell.key]
         path = self._folder(cell) / "row.json"
         try:
             row: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -73,6 +77,7 @@ class Store:
             whole = False
         if not whole:
             raise UserError(f"{path}: damaged; delete the folder {path.parent} to make the cell again")
+        self._rows[cell.key] = row
         return row
 
     def failure(self, cell: Cell) -> str | None:
@@ -158,6 +163,7 @@ class Store:
         if folder.exists():  # its row was asked to be made again for its artifacts
             shutil.rmtree(folder)
         workspace.rename(folder)
+        self._rows.pop(cell.key, None)
         sync(folder.parent)
         self._beside(cell, ".failed.json").unlink(missing_ok=True)
         shutil.rmtree(self.partial(cell), ignore_errors=True)

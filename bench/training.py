@@ -83,7 +83,7 @@ class Training:
     ) -> None:
         self.network, self.data, self.recipe = network, data, recipe
         self.epochs_done = 0
-        #: What the epochs took; on a GPU, until the work was handed over.
+        #: What the epochs took, up to the last :meth:`read_loss` where a GPU works on by itself.
         self.seconds = 0.0
         self.last_loss = torch.zeros(())
         self._lr = lr
@@ -97,6 +97,13 @@ class Training:
         for _ in self.steps():
             pass
         self.seconds += time.monotonic() - clock
+
+    def read_loss(self) -> float:
+        """``last_loss``, waited for on the clock."""
+        clock = time.monotonic()
+        loss = float(self.last_loss)
+        self.seconds += time.monotonic() - clock
+        return loss
 
     def steps(self) -> Iterator[None]:
         """The steps of the next epoch, one at a time."""

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -377,3 +378,19 @@ def test_list_has_everything_by_name(monkeypatch, capfd):
         assert f"  {name} " in f"{listed}\n".replace("\n", " \n")
     methods = run_here(monkeypatch, capfd, "list", "methods").out
     assert [line.split()[0] for line in methods.splitlines()] == [*METHODS, "full"]
+
+
+def test_reading_losses_back_is_part_of_what_updates_took(monkeypatch):
+    """A GPU takes up work at once and is waited for here. The bound is a lower one: a busy machine passes."""
+    stack = torch.stack
+
+    def slowly(losses):
+        time.sleep(0.05)
+        return stack(losses)
+
+    record = distill.Record()
+    record.add(iter([torch.tensor(1.0)]))
+    monkeypatch.setattr(torch, "stack", slowly)
+    record.observe()
+    assert record.losses == [1.0]
+    assert record.seconds >= 0.05

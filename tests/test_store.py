@@ -259,3 +259,12 @@ def test_collected_rows_have_the_tags_of_the_plan(store):
     make(store, cells[1])
     (found,) = collect(plan_of(*cells), store)
     assert (found["key"], found["tags"]) == (cells[1].key, {"seed": 0})
+
+
+def test_a_row_is_read_from_disk_once_until_the_cell_is_made_again(store):
+    make(store)
+    first = store.row(DISTIL)
+    (store._folder(DISTIL) / "row.json").write_text("damaged")
+    assert store.row(DISTIL) is first
+    make(store, content=b"other images")
+    assert store.row(DISTIL)["artifacts"] != first["artifacts"]

@@ -1,6 +1,7 @@
 """Training by a recipe against a loop written out by hand; its schedules; resume; testing."""
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -242,3 +243,17 @@ def test_training_learns():
         run.epoch()
     test = RealImages(data.test, PixelSpace("normalised", data.mean, data.std), CPU)
     assert correct(run.network, test) > 0.9 * len(test)
+
+
+def test_the_wait_for_the_loss_is_part_of_what_training_took():
+    """A GPU takes up work at once and is waited for here. The bound is a lower one: a busy machine passes."""
+
+    class Slow:
+        def __float__(self):
+            time.sleep(0.05)
+            return 1.5
+
+    trained = training(recipe())
+    trained.last_loss = Slow()
+    assert trained.read_loss() == 1.5
+    assert trained.seconds >= 0.05

@@ -36,7 +36,10 @@ PLATE_COLUMNS = 10
 
 
 class Record:
-    """The losses of the updates so far, read back from the device now and then, and the seconds they took."""
+    """The losses of the updates so far, read back from the device now and then, and the seconds they took.
+
+    Handing work to a GPU takes no time; waiting for it when losses are read back does, and is counted.
+    """
 
     def __init__(self) -> None:
         self.losses: list[float] = []
@@ -47,9 +50,9 @@ class Record:
         """Run the updates that give these losses, on the clock."""
         clock = time.monotonic()
         self._pending.extend(losses)
+        self.seconds += time.monotonic() - clock
         if len(self._pending) >= OBSERVE_EVERY:
             self.observe()
-        self.seconds += time.monotonic() - clock
 
     def observe(self) -> None:
         """Read back what is pending.
@@ -59,7 +62,9 @@ class Record:
         """
         if not self._pending:
             return
+        clock = time.monotonic()
         read = torch.stack(self._pending).tolist()
+        self.seconds += time.monotonic() - clock
         self._pending.clear()
         for update, loss in enumerate(read, start=len(self.losses)):
             if not math.isfinite(loss):

@@ -67,7 +67,6 @@ def train_and_test(cell: EvaluateCell, images: DistilledSet | None, context: Con
         context.progress(done, epochs)
         if done < epochs:
             context.between_steps(training.state)
-    devices.synchronise(context.device)
     test = dataset.test if cell.test_per_class is None else dataset.test.first(cell.test_per_class)
     right = correct(training.network, RealImages(test, space, context.device))
     total = len(test.images)
@@ -79,7 +78,7 @@ def train_and_test(cell: EvaluateCell, images: DistilledSet | None, context: Con
 
 
 def _refuse_divergence(training: Training, network: str) -> None:
-    loss = float(training.last_loss)
+    loss = training.read_loss()
     if not math.isfinite(loss):
         raise CellFailure(
             f"{network} diverged by epoch {training.epochs_done} (loss {loss}); "
