@@ -2,7 +2,8 @@
 
 The one loop (``bench/stages/distill.py``) runs every method::
 
-    x = Synthetic(method.initial(tools), ...)          # the images that are distilled
+    method.begin(tools)
+    x = Synthetic(...)                                 # its initial images, or its parametrization
     optimisers = method.optimisers(x.params | method.extras())
     for k in range(method.settings.iterations):
         for loss in method.iteration(k, x, tools.at(k)):   # the method adds its gradient to x ...
@@ -16,11 +17,12 @@ Tried on paper against each method before it was fixed:
   ``x.images``, which the loop has stepped meanwhile. An iteration starts from a new network, so nothing
   local outlives it and it is the unit of resume.
 * MTT: experts are an artifact in ``needs``; the step size is an extra, its gradient set on the tensor
-  itself before the ``yield``; it has its own optimiser; student steps add to ``x`` one at a time.
+  itself before the ``yield``; it has its own optimiser; student steps add to ``x`` one at a time. The loop
+  reads the extras back with the losses, and ``trouble`` says what is wrong with them.
 * SRe2L: ``parts`` gives one part per image id, each a cell of its own with its own Adam and cosine
   (``Optimisers.schedules``); ``project`` clamps; the teacher is an artifact in ``needs``.
-* GLaD: the parametrization is the harness's: ``x.leaf`` is the rendered batch, ``x.add`` takes the
-  gradient at the rendered pixels, and the loop pulls it back to the latents.
+* GLaD: ``parametrization`` gives latents and what renders them: ``x.leaf`` is the rendered batch, ``x.add``
+  takes the gradient at the rendered pixels, and the loop pulls it back to the latents chunk by chunk.
 
 This module and ``baselines/defaults`` are read while planning, so they import no torch.
 """
@@ -55,6 +57,21 @@ class Task:
         return self.dataset.partition("[")[0]
 
 
+@dataclass(frozen=True)
+class Need:
+    """Something made from the real data beforehand, in cells of its own that other cells share.
+
+    ``what`` is a kind of pretraining that the harness knows (``expert``, ``classifier``, ``generator``),
+    ``settings`` what it shall do otherwise than the dataset's defaults, ``count`` how many: each is a cell
+    of its own. ``file`` (instead of all that) is ``file:PATH``, made elsewhere.
+    """
+
+    what: Literal["expert", "classifier", "generator"]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    count: int = 1
+    file: str | None = None
+
+
 class MethodSettings(BaseModel):
     """The settings of a method, all of them part of the cell's key.
 
@@ -69,9 +86,11 @@ class MethodSettings(BaseModel):
     label: ClassVar[str]
     #: Whether the method distils at all; ``random`` only chooses images.
     learns: ClassVar[bool] = True
+    #: The recipe that its authors evaluate with.
+    recipe: ClassVar[str] = "dsa"
 
     iterations: int = Field(ge=0, description="outer iterations")
-    pixels: Literal["unit", "normalised"] = Field("normalised", description="pixel space of the images")
+    pixels: Literal["unit", "normalised", "zca"] = Field("normalised", description="pixel space of the images")
 
     @classmethod
     def defaults(cls, task: Task) -> dict[str, Any]:
@@ -90,6 +109,10 @@ class MethodSettings(BaseModel):
     def parts(self, ipc: int) -> Sequence[int]:
         """Images per class of each independent part; each part is a cell. By default one part, all images."""
         return [ipc]
+
+    def needs(self, network: str) -> Mapping[str, Need]:
+        """What ``tools.artifacts`` must hold, by name, for a distillation with this network."""
+        return {}
 
 
 class Images(Protocol):
@@ -125,6 +148,28 @@ class Augment(Protocol):
         """Images [G, K, 3, H, W] or [N, 3, H, W] under the draw."""
 
 
+class Parametrization(Protocol):
+    """What makes the images, where the optimiser does not move their pixels: a generator's latents, say."""
+
+    #: Leaves by name, each with one row per image (class-major); the optimiser moves them in place.
+    params: Mapping[str, Tensor]
+    #: Images rendered at once; the graph of no more is ever alive.
+    chunk: int
+
+    def render(self, params: Mapping[str, Tensor]) -> Tensor:
+        """Images [n, 3, H, W] in [0, 1] units (not clamped) of n rows of ``params``; differentiable."""
+
+
+class Experts(Protocol):
+    """Networks in training on the real data: their parameters, flat, at the start and after each epoch."""
+
+    def __len__(self) -> int:
+        """The number of experts."""
+
+    def parameters(self, expert: int, epoch: int) -> Tensor:
+        """All parameters [P] of an expert after so many epochs, in the order of ``network.parameters()``."""
+
+
 class Tools(Protocol):
     """What the harness lends a method for one iteration; draws come from (axis, seed, part, iteration)."""
 
@@ -142,14 +187,22 @@ class Tools(Protocol):
 
     @property
     def artifacts(self) -> Mapping[str, Any]:
-        """Artifacts of the cells in ``needs``, by name: experts, a teacher, a generator."""
+        """What the settings' ``needs`` names: :class:`Experts`, a trained classifier (on the device, frozen,
+        in evaluation mode), a generator (likewise)."""
 
     @property
     def per_forward(self) -> int:
         """Images per forward without a graph, where a method may split: with more, nothing gets faster."""
 
+    @property
+    def limits(self) -> tuple[Tensor, Tensor]:
+        """What black and white, 0 and 1, are in the pixel space, per channel: two tensors [3, 1, 1]."""
+
+    def encode(self, unit: Tensor) -> Tensor:
+        """Images [..., 3, H, W] in [0, 1] units to the pixel space; differentiable."""
+
     def rng(self, axis: str, *numbers: int) -> np.random.Generator:
-        """The NumPy generator for this axis in this iteration."""
+        """The NumPy generator for this axis in this iteration (iteration 0 is what comes before the first)."""
 
     def tensor(self, values: np.ndarray) -> Tensor:
         """An array on the device (or as a fake tensor, where memory is counted without computing)."""
@@ -199,27 +252,35 @@ S = TypeVar("S", bound=MethodSettings)
 class Method(ABC, Generic[S]):
     """One distillation method: settings, initial images, optimisers, and what one iteration does."""
 
-    #: Names of the artifacts (cells of the plan) that ``tools.artifacts`` must hold.
-    needs: ClassVar[tuple[str, ...]] = ()
-
     def __init__(self, settings: S, task: Task) -> None:
         self.settings = settings
         self.task = task
+
+    def begin(self, tools: Tools) -> None:
+        """Called once, before all else: where a method makes the tensors that it keeps."""
 
     def initial(self, tools: Tools) -> Tensor:
         """The images to start from, [N, 3, H, W] in the pixel space; by default random real ones."""
         return tools.real(0, self.task.classes, self.task.ipc).flatten(0, 1)
 
+    def parametrization(self, tools: Tools) -> Parametrization | None:
+        """What makes the images, instead of :meth:`initial`; None where their pixels are moved themselves."""
+        return None
+
     def extras(self) -> dict[str, Tensor]:
-        """Learnables besides the images (MTT's step size); checkpointed, and exported with the set."""
+        """Scalars learnt besides the images (MTT's step size); checkpointed, and exported with the set."""
         return {}
+
+    def trouble(self, extras: Mapping[str, float]) -> str | None:
+        """What is wrong with the ``extras`` after an update, in a sentence that names what to change."""
+        return None
 
     @abstractmethod
     def optimisers(self, params: Mapping[str, Tensor]) -> Optimisers:
         """The optimisers of ``params``: ``pixels`` (or a generator's latents), and the extras by name."""
 
-    def project(self, params: Mapping[str, Tensor]) -> None:
-        """Bring ``params`` back where they may be, in place, after each step (SRe2L clamps pixels)."""
+    def project(self, params: Mapping[str, Tensor], tools: Tools) -> None:
+        """Bring ``params`` back where they may be, in place, after each step (SRe2L clamps ``pixels``)."""
 
     @abstractmethod
     def iteration(self, k: int, images: Images, tools: Tools) -> Iterator[Tensor]:

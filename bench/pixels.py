@@ -27,6 +27,11 @@ class PixelSpace:
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
+    @property
+    def channels(self) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+        """Mean and standard deviation of the channels."""
+        return self.mean, self.std
+
     def encode(self, unit: Tensor) -> Tensor:
         """Images [..., 3, H, W] in [0, 1] to this space; differentiable."""
         if self.kind == "unit":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from bench.memory import LiveBytes
 from bench.pixels import space
 from bench.stages import Context, Outcome, checkpoint
 from bench.stages.tools import HarnessTools
-from bench.synthetic import Synthetic
+from bench.synthetic import Rendered, Synthetic
 from metadd import PLUGINS
 
 #: How often losses are read back from the device and looked at, in updates.
@@ -36,20 +36,26 @@ PLATE_COLUMNS = 10
 
 
 class Record:
-    """The losses of the updates so far, read back from the device now and then, and the seconds they took.
+    """What the updates so far gave, read back from the device now and then, and the seconds they took.
 
-    Handing work to a GPU takes no time; waiting for it when losses are read back does, and is counted.
+    Each update gives its loss and the extras after it, all scalars. Handing work to a GPU takes no time;
+    waiting for it when they are read back does, and is counted.
+
+    Args:
+        trouble: says what is wrong with the extras (by name) after an update, or None.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, trouble: Callable[[Mapping[str, float]], str | None] = lambda extras: None) -> None:
         self.losses: list[float] = []
+        self.extras: dict[str, list[float]] = {}
         self.seconds = 0.0
-        self._pending: list[Tensor] = []
+        self._trouble = trouble
+        self._pending: list[tuple[Tensor, Mapping[str, Tensor]]] = []
 
-    def add(self, losses: Iterable[Tensor]) -> None:
-        """Run the updates that give these losses, on the clock."""
+    def add(self, updates: Iterable[tuple[Tensor, Mapping[str, Tensor]]]) -> None:
+        """Run the updates that give these losses and extras, on the clock."""
         clock = time.monotonic()
-        self._pending.extend(losses)
+        self._pending.extend(updates)
         self.seconds += time.monotonic() - clock
         if len(self._pending) >= OBSERVE_EVERY:
             self.observe()
@@ -58,27 +64,36 @@ class Record:
         """Read back what is pending.
 
         Raises:
-            CellFailure: a loss is not finite.
+            CellFailure: a loss is not finite, or an extra is not what it may be.
         """
         if not self._pending:
             return
         clock = time.monotonic()
-        read = torch.stack(self._pending).tolist()
+        losses, extras = zip(*self._pending, strict=True)
+        read = torch.stack(losses).tolist()
+        names = list(extras[0])
+        columns = {name: torch.stack([each[name] for each in extras]).tolist() for name in names}
         self.seconds += time.monotonic() - clock
         self._pending.clear()
-        for update, loss in enumerate(read, start=len(self.losses)):
+        for i, loss in enumerate(read):
+            update = len(self.losses) + i
+            if trouble := self._trouble({name: column[i] for name, column in columns.items()}):
+                raise CellFailure(f"update {update}: {trouble}")
             if not math.isfinite(loss):
                 raise CellFailure(f"the loss became {loss} at update {update}; a lower lr_img may help")
         self.losses += read
+        for name, column in columns.items():
+            self.extras.setdefault(name, []).extend(column)
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
         self.observe()
-        return {"losses": self.losses, "seconds": self.seconds}
+        return {"losses": self.losses, "extras": self.extras, "seconds": self.seconds}
 
     def take_up(self, state: Mapping[str, Any]) -> None:
         """Go on from a :meth:`state`."""
         self.losses, self.seconds = list(state["losses"]), state["seconds"]
+        self.extras = {name: list(column) for name, column in state["extras"].items()}
 
     def result(self) -> dict[str, float]:
         """What a row says of the losses."""
@@ -89,6 +104,7 @@ class Record:
             "first_loss": self.losses[0],
             "last_loss": self.losses[-1],
             "mean_loss_last_fifth": math.fsum(last_fifth) / len(last_fifth),
+            **{f"last_{name}": column[-1] for name, column in self.extras.items()},
         }
 
 
@@ -96,20 +112,32 @@ class Distillation:
     """One distil cell in progress: the images, their optimisers, the method and its tools.
 
     Under ``FakeTensorMode`` all of them are fake, and nothing is computed.
+
+    Args:
+        artifacts: what the method needs, by name, on the device (:func:`bench.artifacts.load`).
     """
 
-    def __init__(self, cell: DistilCell, dataset: Dataset, device: torch.device) -> None:
+    def __init__(
+        self, cell: DistilCell, dataset: Dataset, device: torch.device, artifacts: Mapping[str, Any]
+    ) -> None:
         entry = METHODS[cell.method]
         values = {name: value for name, value in cell.settings.items() if name != "version"}
         settings = entry.settings.model_validate(values)
         task = Task(cell.dataset.name, cell.dataset.classes, cell.dataset.size, cell.ipc)
         self.method = entry.method(settings, task)
         self.iterations, self.iterations_done = settings.iterations, 0
-        self.record = Record()
+        self.record = Record(self.method.trouble)
         self.space = space(settings.pixels, dataset.mean, dataset.std)
-        self.tools = HarnessTools(task, dataset, self.space, device, cell.network, cell.seed, cell.part, {})
-        self.x = Synthetic(self.method.initial(self.tools), task.classes, task.ipc)
-        self.params = self.x.params | self.method.extras()
+        self.tools = HarnessTools(
+            task, dataset, self.space, device, cell.network, cell.seed, cell.part, artifacts
+        )
+        self.method.begin(self.tools)
+        source = self.method.parametrization(self.tools)
+        if source is None:
+            self.x = Synthetic(self.method.initial(self.tools), task.classes, task.ipc)
+        else:
+            self.x = Rendered(source, self.space, task.classes, task.ipc)
+        self.params = {**self.x.params, **self.method.extras()}
         self.optimisers = self.method.optimisers(self.params)
         self.plugin, self.rho = None, 0.0
         if cell.plugin["name"] != "none":
@@ -123,17 +151,20 @@ class Distillation:
         self.record.add(self.updates())
         self.iterations_done += 1
 
-    def updates(self) -> Iterator[Tensor]:
-        """The updates of the next iteration: the images move after each loss [scalar] of the method."""
+    def updates(self) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """The updates of the next iteration: the images move after each loss [scalar] of the method.
+
+        Gives that loss, and the method's extras after the update.
+        """
         k = self.iterations_done
         for loss in self.method.iteration(k, self.x, self.tools.at(k)):
             if self.plugin is not None and self.rho > 0:
                 self.x.add(slice(None), self._plugin_gradient())
             self.x.pull_back()
             self.optimisers.step()
-            self.method.project(self.x.params)
+            self.method.project(self.x.params, self.tools)
             self.x.render()
-            yield loss
+            yield loss, {name: extra.detach().clone() for name, extra in self.method.extras().items()}
 
     def _plugin_gradient(self) -> Tensor:
         """The plug-in's gradient at the pixels, scaled to ``rho`` of the norm of the method's own.

@@ -41,6 +41,8 @@ class HarnessTools:
         self.task, self.device, self.artifacts = task, device, artifacts
         self.per_forward = images_per_forward(device, task.size)
         self.augment = for_dataset(parse(dataset.spec).name, dataset.size)
+        self.encode = space.encode
+        self._space = space
         self._real = RealImages(dataset.train, space, device)
         self._network_name = network
         self._network: Network | None = None
@@ -51,6 +53,12 @@ class HarnessTools:
         """These tools, with the streams of iteration ``k``."""
         self._iteration = k + 1
         return self
+
+    @property
+    def limits(self) -> tuple[Tensor, Tensor]:
+        """0 and 1 in the pixel space, per channel; see :class:`baselines.base.Tools`."""
+        mean, std = (np.array(values, np.float32).reshape(3, 1, 1) for values in self._space.channels)
+        return self.tensor(-mean / std), self.tensor((1 - mean) / std)
 
     def rng(self, axis: str, *numbers: int) -> np.random.Generator:
         """The NumPy generator for this axis in this iteration."""
