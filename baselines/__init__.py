@@ -21,6 +21,8 @@ class Entry:
 
     settings_at: str
     method_at: str
+    #: SHA-256 of the file of a method of one's own: part of the key of its cells, for nobody raises a version.
+    source: str | None = None
 
     @property
     def settings(self) -> type[MethodSettings]:
@@ -43,5 +45,13 @@ def _load(at: str) -> Any:
 #: Every method by the name that ``tables.yaml`` uses.
 METHODS: dict[str, Entry] = {
     "random": Entry("baselines.defaults.random:RandomSettings", "baselines.random:Random"),
+    "dc": Entry("baselines.defaults.dc:DCSettings", "baselines.dc:DC"),
+    "dsa": Entry("baselines.defaults.dc:DSASettings", "baselines.dc:DC"),
     "dm": Entry("baselines.defaults.dm:DMSettings", "baselines.dm:DM"),
+    "mtt": Entry("baselines.defaults.mtt:MTTSettings", "baselines.mtt:MTT"),
+    "sre2l": Entry("baselines.defaults.sre2l:SRe2LSettings", "baselines.sre2l:SRe2L"),
+    "glad": Entry("baselines.defaults.glad:GLaDDMSettings", "baselines.glad:GLaD"),
+    "glad(dc)": Entry("baselines.defaults.glad:GLaDDCSettings", "baselines.glad:GLaD"),
+    "glad(mtt)": Entry("baselines.defaults.glad:GLaDMTTSettings", "baselines.glad:GLaD"),
+    "glad(sre2l)": Entry("baselines.defaults.glad:GLaDSRe2LSettings", "baselines.glad:GLaD"),
 }

@@ -86,6 +86,8 @@ class MethodSettings(BaseModel):
     label: ClassVar[str]
     #: Whether the method distils at all; ``random`` only chooses images.
     learns: ClassVar[bool] = True
+    #: Whether it distils with the suite's network (SRe2L does so with its teacher).
+    distils_with_network: ClassVar[bool] = True
     #: The recipe that its authors evaluate with.
     recipe: ClassVar[str] = "dsa"
 
@@ -109,6 +111,11 @@ class MethodSettings(BaseModel):
     def parts(self, ipc: int) -> Sequence[int]:
         """Images per class of each independent part; each part is a cell. By default one part, all images."""
         return [ipc]
+
+    @property
+    def row_label(self) -> str:
+        """The name in tables of a row with these settings."""
+        return self.label
 
     def needs(self, network: str) -> Mapping[str, Need]:
         """What ``tools.artifacts`` must hold, by name, for a distillation with this network."""
@@ -210,11 +217,12 @@ class Tools(Protocol):
     def network(self) -> nn.Module:
         """The distilling network with fresh random weights; same weights for every call in an iteration."""
 
-    def real(self, first: int, last: int, per_class: int) -> Tensor:
+    def real(self, first: int, last: int, per_class: int, *draw: int) -> Tensor:
         """Real images [last - first, K, 3, H, W] of these classes in the pixel space, without replacement.
 
         K is ``per_class``, or the size of the smallest of these classes where that is less. Which images
-        are drawn for a class does not depend on the other classes asked for.
+        are drawn for a class does not depend on the other classes asked for. The numbers of ``draw`` tell
+        several draws of one iteration apart: the same numbers give the same images.
         """
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from baselines import own
 from bench import data
 from bench.cells import DatasetId
 from bench.errors import UserError, near
@@ -58,6 +59,7 @@ def open_suite(
     results: Path = Path("results"),
     only: Mapping[str, str] | None = None,
     tables: Path | None = None,
+    method_paths: Sequence[Path] = (),
 ) -> Opened:
     """Read the suite, look at its data, and plan its cells; nothing is run and nothing is written.
 
@@ -68,10 +70,12 @@ def open_suite(
         results: the folder of published results; ``results/SUITE`` counts as finished cells too.
         only: tags that a cell must have, such as ``{"method": "DM", "seed": "0"}``.
         tables: the file of suites, tables and figures (default: this installation's).
+        method_paths: files that define methods of one's own (:mod:`baselines.own`).
 
     Raises:
         UserError: something is misspelt, missing, damaged or impossible.
     """
+    add_methods(method_paths)
     spec = read(tables)
     found = find_suite(spec, suite)
     kept = Results(_folder(results / suite, "--results"))
@@ -83,6 +87,20 @@ def open_suite(
 
     planned = plan(suite, found, identify)
     return Opened(suite, spec, planned.only(only) if only else planned, planned, opened, kept)
+
+
+def add_methods(files: Sequence[Path] = ()) -> None:
+    """Make methods of one's own known: those of installed packages, and those in these files.
+
+    Raises:
+        UserError: a file or module defines no method.
+    """
+    try:
+        own.add_installed()
+        for file in files:
+            own.add_file(file)
+    except own.NotAMethod as problem:
+        raise UserError(str(problem)) from None
 
 
 def run(
@@ -129,8 +147,8 @@ def publish(opened: Opened) -> None:
     """Bring the results folder up to date with the store: rows, small sets, tables, figures."""
     rows = collect(opened.whole, opened.store)
     for row in rows:
-        if row["artifacts"]:
-            cell = opened.whole.planned[row["key"]].cell
+        cell = opened.whole.planned[row["key"]].cell
+        if cell.kind == "distil":
             paths = (opened.store.artifact(cell, name) for name in row["artifacts"])
             opened.results.keep(row["key"], [path for path in paths if path is not None])
     changed = opened.results.write(rows)
@@ -169,9 +187,9 @@ def table(spec: Spec, suite: str, results: Results, names: Sequence[str]) -> lis
     Raises:
         UserError: there is no such table, or a row is damaged.
     """
-    from bench.tables import accuracy_table, frame, suite_header
+    from bench.tables import accuracy_table, frame, pretrained, suite_header
 
-    header = suite_header(suite, find_suite(spec, suite))
+    header = (*suite_header(suite, find_suite(spec, suite)), *pretrained(results.rows.values()))
     made = []
     for name in names:
         if name not in spec.tables:

@@ -18,7 +18,7 @@ from bench.data import Identity, parse
 
 #: Raised whenever a stage (or what it shares with others: augmentation, networks, seeds, training) gives
 #: other results for equal cells. ``tests/test_golden.py`` fails until it is.
-VERSIONS = {"distil": 1, "evaluate": 1}
+VERSIONS = {"distil": 1, "evaluate": 1, "pretrain": 1, "relabel": 1}
 
 #: The ``images`` of an evaluate cell that trains on the whole real training set.
 WHOLE_TRAINING_SET = "train"
@@ -76,6 +76,29 @@ class Cell:
         return hash(self.key)
 
 
+#: How a key of ``uses`` begins that is no cell's: something made elsewhere, by its content.
+FILE = "file:"
+
+
+@dataclass(frozen=True, eq=False)
+class PretrainCell(Cell):
+    """Make something from the real data that other cells share (:mod:`bench.pretraining`)."""
+
+    kind: ClassVar[Literal["pretrain"]] = "pretrain"
+
+    what: str
+    settings: Mapping[str, Any]
+    #: Which of several (experts); it places them in the random streams.
+    number: int
+    #: Keys of the cells whose artifacts this one needs, by name.
+    uses: Mapping[str, tuple[str, ...]]
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The cells in ``uses``."""
+        return _cells(self.uses)
+
+
 @dataclass(frozen=True, eq=False)
 class DistilCell(Cell):
     """Distil one part of a set: ``ipc`` images of each class."""
@@ -89,13 +112,34 @@ class DistilCell(Cell):
     network: str | None
     plugin: Mapping[str, Any]
     seed: int
-    #: Keys of the cells whose artifacts the method or the plug-in needs, by name (experts, a teacher, …).
+    #: Keys of the cells whose artifacts the method or the plug-in needs, by name (experts, a teacher, …), or
+    #: ``file:SHA256`` for what was made elsewhere.
     uses: Mapping[str, tuple[str, ...]]
 
     @property
     def needs(self) -> tuple[str, ...]:
         """The cells in ``uses``."""
-        return tuple(key for keys in self.uses.values() for key in keys)
+        return _cells(self.uses)
+
+
+@dataclass(frozen=True, eq=False)
+class RelabelCell(Cell):
+    """Let a teacher label the images of a set, augmented and mixed as a student will see them."""
+
+    kind: ClassVar[Literal["relabel"]] = "relabel"
+
+    #: Keys of the distil cells that make the set up.
+    images: tuple[str, ...]
+    #: Key of the pretrain cell of the teacher.
+    teacher: str
+    #: Epochs, batch and augmentation (:attr:`bench.recipes.SoftRecipe.draws`).
+    draws: Mapping[str, Any]
+    seed: int
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The cells of the set, and the teacher."""
+        return (*self.images, self.teacher)
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,5 +162,10 @@ class EvaluateCell(Cell):
     @property
     def needs(self) -> tuple[str, ...]:
         """The distil cells of the set, and the cell of its labels."""
-        made = [i for i in self.images if i != WHOLE_TRAINING_SET and not i.startswith("file:")]
+        made = [i for i in self.images if i != WHOLE_TRAINING_SET and not i.startswith(FILE)]
         return (*made, *([self.labels] if self.labels else []))
+
+
+def _cells(uses: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """The keys in ``uses`` that are cells."""
+    return tuple(key for keys in uses.values() for key in keys if not key.startswith(FILE))

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from bench.api import Opened
     from bench.results import Results
     from bench.spec import Spec
-    from bench.walk import Report
 
 app = typer.Typer(
     add_completion=False,
@@ -81,6 +80,10 @@ Only = Annotated[
     list[str] | None,
     typer.Option(metavar="KEY=VALUE", help="only cells with this tag (method, network, seed, …); repeatable"),
 ]
+MethodPaths = Annotated[
+    list[Path] | None,
+    typer.Option("--method-path", metavar="FILE", help="a file with a method of your own; repeatable"),
+]
 Device = Annotated[DeviceName, typer.Option(help="where to run")]
 
 
@@ -100,14 +103,15 @@ def run(
         bool, typer.Option("--dry-run", help="print the cells and what is there; run nothing")
     ] = False,
     tables: TablesFile = None,
+    method_path: MethodPaths = None,
 ) -> None:
     """Make a suite's missing cells, then its rows, tables and figures."""
-    from bench import api
+    from bench import api, printing
     from bench.progress import watcher
 
-    opened = _open(suite, data_dir, store, results, only, tables)
+    opened = _open(suite, data_dir, store, results, only, tables, method_path)
     if dry_run:
-        _print_plan(opened)
+        printing.plan(opened)
         return
     with watcher() as watching:
         report = api.run(
@@ -121,7 +125,7 @@ def run(
         )
     for name in opened.spec.suites[suite].tables:
         typer.echo((opened.results.folder / "tables" / f"{name}.md").read_text(encoding="utf-8"))
-    _print_report(report, opened)
+    printing.end(report, opened)
     if report.failed:
         raise typer.Exit(FAILED)
     if report.out_of_time:
@@ -136,36 +140,41 @@ def status(
     results: ResultsDir = Path("results"),
     only: Only = None,
     tables: TablesFile = None,
+    method_path: MethodPaths = None,
 ) -> None:
     """Print how many of a suite's cells are finished, failed, running and missing."""
-    from bench import api
+    from bench import api, printing
 
-    opened = _open(suite, data_dir, store, results, only, tables)
+    opened = _open(suite, data_dir, store, results, only, tables, method_path)
     for kind, counts in api.status(opened).items():
         typer.echo(f"{kind}: " + ", ".join(f"{count} {state}" for state, count in counts.items()))
     for key, reason in api.failures(opened).items():
-        typer.echo(f"failed: {_describe(opened, key)}: {reason}")
+        typer.echo(f"failed: {printing.describe(opened, key)}: {reason}")
 
 
 @app.command(name="list")
 def list_(
     kind: Annotated[Kind | None, typer.Argument(help="what to list; everything by default")] = None,
     tables: TablesFile = None,
+    method_path: MethodPaths = None,
 ) -> None:
     """List suites, methods, networks, datasets, recipes, tables and figures."""
     from baselines import METHODS
+    from bench import api
     from bench.data import NAMES
     from bench.networks.names import PRESETS
-    from bench.recipes import RECIPES
+    from bench.recipes import AUTHORS, RECIPES
     from bench.spec import read
 
+    api.add_methods(method_path or ())
     spec = read(tables)
+    recipes = dict.fromkeys(RECIPES, "") | {AUTHORS: "each method's own"}
     found = {
         Kind.suites: {name: suite.title for name, suite in spec.suites.items()},
         Kind.methods: {name: entry.settings.label for name, entry in METHODS.items()} | {"full": "Full data"},
         Kind.networks: dict.fromkeys(PRESETS, ""),
         Kind.datasets: dict.fromkeys(NAMES, ""),
-        Kind.recipes: {name: f"{recipe.epochs} epochs, {recipe.augment}" for name, recipe in RECIPES.items()},
+        Kind.recipes: recipes,
         Kind.tables: {name: table.title for name, table in spec.tables.items()},
         Kind.figures: {name: figure.title for name, figure in spec.figures.items()},
     }
@@ -295,7 +304,13 @@ def plot(
 
 
 def _open(
-    suite: str, data_dir: Path | None, store: Path, results: Path, only: list[str] | None, tables: Path | None
+    suite: str,
+    data_dir: Path | None,
+    store: Path,
+    results: Path,
+    only: list[str] | None,
+    tables: Path | None,
+    method_paths: list[Path] | None,
 ) -> Opened:
     from bench import api
 
@@ -306,7 +321,13 @@ def _open(
             raise UserError(f"--only {text}: KEY=VALUE is expected, such as method=DM")
         wanted[key] = value
     return api.open_suite(
-        suite, data_dir=data_dir, store=store, results=results, only=wanted or None, tables=tables
+        suite,
+        data_dir=data_dir,
+        store=store,
+        results=results,
+        only=wanted or None,
+        tables=tables,
+        method_paths=method_paths or (),
     )
 
 
@@ -334,40 +355,6 @@ def _published(spec: Spec, suites: list[str] | None, results: Path) -> list[tupl
     if not found:
         raise UserError(f"--results {results}: no results of any suite; `metadd-bench run SUITE` makes some")
     return [(name, Results(results / name)) for name in found]
-
-
-def _describe(opened: Opened, key: str) -> str:
-    item = opened.plan.planned[key]
-    tags = item.tags
-    about = [tags["method"], f"IPC {tags['ipc']}" if tags["ipc"] else "", f"seed {tags['seed']}"]
-    if "network" in tags:
-        about += [f"on {tags['network']}", f"({tags['evaluation_seed']})"]
-    return f"{item.cell.kind} {' '.join(text for text in about if text)} [{key[:12]}]"
-
-
-def _print_plan(opened: Opened) -> None:
-    for key, item in opened.plan.planned.items():
-        typer.echo(f"{opened.store.state(item.cell):<9} {_describe(opened, key)}")
-    _print_counts(opened)
-
-
-def _print_counts(opened: Opened) -> None:
-    from bench import api
-
-    for kind, counts in api.status(opened).items():
-        there = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-        typer.echo(f"{sum(counts.values())} {kind} cells: {there}")
-
-
-def _print_report(report: Report, opened: Opened) -> None:
-    typer.echo(
-        f"{report.cells} cells: {report.hits} hits, {report.made} made, {len(report.failed)} failed"
-        f" — {opened.results.folder}"
-    )
-    for key, reason in report.failed.items():
-        typer.echo(f"failed: {_describe(opened, key)}: {reason}", err=True)
-    if report.out_of_time:
-        typer.echo("time limit reached: run the same command again to go on where it stopped", err=True)
 
 
 def main() -> None:

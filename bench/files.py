@@ -45,3 +45,14 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def content(path: Path) -> str:
+    """SHA-256 of a file, or of the names and contents of all files in a folder, in hex."""
+    if path.is_file():
+        return sha256(path)
+    names = sorted(str(each.relative_to(path)) for each in path.rglob("*") if each.is_file())
+    if not names:
+        raise FileNotFoundError(2, "no such file, or an empty folder")
+    listed = "".join(f"{sha256(path / name)}  {name}\n" for name in names)
+    return hashlib.sha256(listed.encode()).hexdigest()

@@ -15,7 +15,6 @@ from bench import data, recipes
 from bench.cells import DatasetId, EvaluateCell
 from bench.errors import UserError, near
 from bench.networks.names import parse
-from bench.recipes import Recipe
 from bench.spec import explain
 from bench.stats import Summary, summarise
 
@@ -78,14 +77,19 @@ def evaluate(
     """
     if recipe not in recipes.RECIPES:
         raise UserError(f"no recipe {recipe!r}; {near(recipe, list(recipes.RECIPES))}")
+    about = data.identify(dataset, data_dir)
     try:
-        chosen = recipes.resolve(recipe, overrides or {})
+        chosen = recipes.resolve(recipe, overrides or {}, about.size)
     except ValidationError as error:
-        raise UserError(explain(error, Recipe, f"recipe {recipe}")) from None
+        raise UserError(explain(error, recipes.model(recipe), f"recipe {recipe}")) from None
+    if chosen.soft:
+        raise UserError(
+            f"recipe {recipe}: its labels are a teacher's, which this set comes without; "
+            "run the set's method in a suite, or take another recipe"
+        )
     if seeds < 1:
         raise UserError(f"--seeds {seeds}: at least 1 network is needed")
     names = [str(parse(name)) for name in networks]
-    about = data.identify(dataset, data_dir)
     if test_per_class is not None and not 1 <= test_per_class <= min(about.test):
         raise UserError(f"--test-per-class {test_per_class}: 1 to {min(about.test)} for {about.spec}")
     at = DatasetId.of(about)
@@ -104,8 +108,9 @@ def evaluate(
         for one in found:
             accuracies = []
             for seed in range(seeds):
-                values = chosen.model_dump(mode="json")
-                cell = EvaluateCell(at, ("file:",), None, network, values, test_per_class, one.number, seed)
+                cell = EvaluateCell(
+                    *(at, ("file:",), None, network, chosen.values), test_per_class, one.number, seed
+                )
                 with tempfile.TemporaryDirectory() as folder:
                     context = Context(loaded, where, {}, Path(folder), Path(folder))
                     outcome = train_and_test(cell, one, context)

@@ -59,14 +59,17 @@ def panels(spec: FigureSpec, rows: Iterable[Mapping[str, Any]], results: Results
     for row in rows:
         plate = results.artifact(row["key"], PLATE)
         if row["current"] and row["cell"]["kind"] == "distil" and plate.exists():
-            tags = row["tags"]
-            about = (tags["method"], tags["ipc"], tags["dataset"], tags["distilled_on"])
-            if first.setdefault(about, tags["seed"]) == tags["seed"]:
-                found.setdefault(about, {}).setdefault(row["cell"]["part"], plate)
+            for tags in (row["tags"], *row.get("also", ())):
+                about = (tags["method"], tags["ipc"], tags["dataset"], tags["distilled_on"])
+                if first.setdefault(about, tags["seed"]) == tags["seed"]:
+                    found.setdefault(about, {}).setdefault(row["cell"]["part"], plate)
     several_datasets = len({about[2] for about in found}) > 1
     several_networks = len({about[3] for about in found if about[3]}) > 1
-    shown = []
+    shown, seen = [], set()
     for (method, ipc, dataset, network), plates in found.items():
+        if (same := tuple(plates.values())) in seen:
+            continue  # the images of another row, with other labels
+        seen.add(same)
         title = [method, f"IPC {ipc}"]
         title += [dataset] if several_datasets else []
         title += [f"on {network}"] if several_networks and network else []

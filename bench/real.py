@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bench.data import Split
 from bench.memory import real_tensors, to_fake
-from bench.pixels import PixelSpace
+from bench.pixels import Space
 
 
 def place(tensor: Tensor, device: torch.device) -> Tensor:
@@ -25,7 +25,7 @@ class RealImages:
     cache file, and only what is asked for is read.
     """
 
-    def __init__(self, split: Split, space: PixelSpace, device: torch.device) -> None:
+    def __init__(self, split: Split, space: Space, device: torch.device) -> None:
         self.split, self.space, self.device = split, space, device
         self._resident: Tensor | None = None
         if device.type != "cpu":

@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 
 from bench import data
-from bench.cells import Cell, DatasetId, DistilCell, EvaluateCell
+from bench.cells import Cell, DatasetId, DistilCell, EvaluateCell, PretrainCell, RelabelCell
 from bench.errors import CellFailure
 from bench.plan import Plan, Planned
 from bench.provenance import provenance
-from bench.stages import Context, Outcome, OutOfTime, distill, evaluate
+from bench.stages import Context, Outcome, OutOfTime, distill, evaluate, pretrain, relabel
 from bench.store import State, Store
 from bench.walk import Report, Watcher, to_make
 
@@ -88,7 +88,7 @@ class _Walk:
         if self.deadline is not None and time.monotonic() >= self.deadline:
             raise OutOfTime
         if blocker := next((key for key in cell.needs if key in failed), None):
-            failed[cell.key] = f"its images failed: {failed[blocker]}"
+            failed[cell.key] = f"what it needs failed: {failed[blocker]}"
         elif any(key in self.waiting and not self._is_made(key) for key in cell.needs):
             return False
         else:
@@ -128,6 +128,7 @@ class _Walk:
                 artifacts={key: _artifacts(self.plan.planned[key].cell, store) for key in cell.needs},
                 workspace=workspace,
                 partial=store.partial(cell),
+                files=self.plan.files,
                 checkpoint_every=options.checkpoint_every,
                 deadline=self.deadline,
                 progress=self.watcher.cell(item),
@@ -142,6 +143,10 @@ def _stage(cell: Cell, context: Context) -> Outcome:
         return distill.run(cell, context)
     if isinstance(cell, EvaluateCell):
         return evaluate.run(cell, context)
+    if isinstance(cell, PretrainCell):
+        return pretrain.run(cell, context)
+    if isinstance(cell, RelabelCell):
+        return relabel.run(cell, context)
     raise TypeError(f"no stage for {cell.kind}")
 
 

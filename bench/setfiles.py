@@ -26,7 +26,8 @@ from bench.data import Identity
 from bench.data.images import SUFFIXES as IMAGE_SUFFIXES
 from bench.data.images import decode
 from bench.errors import UserError, near
-from bench.pixels import PixelSpace
+from bench.pixels import Space
+from bench.zca import described
 
 # What the readers raise on files that are damaged or something else than their name says.
 _DAMAGE = (
@@ -48,12 +49,13 @@ _DAMAGE = (
 
 @dataclass(frozen=True)
 class Record:
-    """What a file of ours says of itself: its pixel space, its dataset, and its distillation seed."""
+    """What a file of ours says of itself: pixel space, dataset, distillation seed, the step size learnt."""
 
-    space: PixelSpace
+    space: Space
     dataset: str
     classes: int
     seed: int
+    step_size: float | None = None
 
 
 @dataclass(frozen=True)
@@ -131,11 +133,19 @@ def _safetensors(file: Path) -> Arrays:
                 about = json.loads(text)
                 cell = about["cell"]
                 dataset = cell["dataset"]
-                space = PixelSpace.from_json(about["space"])
-                record = Record(space, str(dataset["name"]), int(dataset["classes"]), int(cell["seed"]))
+                space = described(about["space"], file)
+                record = Record(
+                    *(space, str(dataset["name"]), int(dataset["classes"]), int(cell["seed"])),
+                    step_size=step_size(opened),
+                )
             except (ValueError, TypeError, LookupError):
                 raise UserError(f"{file}: its record (metadata `metadd`) is damaged; make it again") from None
         return Arrays(opened.get_tensor("images"), opened.get_tensor("labels"), record)
+
+
+def step_size(file: Any) -> float | None:
+    """The step size that an opened safetensors file of ours holds, if the method learns one (MTT)."""
+    return float(file.get_tensor("step_size")) if "step_size" in file.keys() else None  # noqa: SIM118
 
 
 class _Skipped:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,10 +15,11 @@ from torch import Tensor
 from bench import setfiles
 from bench.data import Identity
 from bench.errors import UserError
-from bench.pixels import PixelSpace
+from bench.pixels import PixelSpace, Space
 from bench.setfiles import Record
+from bench.zca import described
 
-Pixels = Literal["unit", "normalised", "uint8"]
+Pixels = Literal["unit", "normalised", "uint8", "zca"]
 
 #: Images declared ``unit`` are refused where more than this share of the values is far outside [0, 1]: of
 #: normalised real images about 40% is, of images that were optimised in [0, 1] units next to nothing.
@@ -31,33 +32,49 @@ class DistilledSet:
     """Images float32 [N, 3, H, W] in ``space``; labels int64 [N], or float32 [N, C] where they are soft.
 
     ``number`` places a set from elsewhere in the random streams of its evaluation: the distillation seed
-    where the file says it, else its place in the file.
+    where the file says it, else its place in the file. ``step_size`` is the learning rate that was learnt
+    with the set, where one was.
     """
 
     images: Tensor
     labels: Tensor
-    space: PixelSpace
+    space: Space
     number: int = 0
+    step_size: float | None = None
 
-    def encoded(self, space: PixelSpace) -> Tensor:
+    def encoded(self, space: Space) -> Tensor:
         """The images in another pixel space; untouched where it is the same."""
         return self.images if space == self.space else space.encode(self.space.decode(self.images))
 
 
 def stored(paths: Sequence[Path]) -> DistilledSet:
-    """The set whose parts are these ``images.safetensors`` of finished distil cells."""
-    images, labels, spaces = [], [], []
+    """The set whose parts are these ``images.safetensors`` of finished distil cells.
+
+    Raises:
+        UserError: the matrices of a ZCA set are missing or others.
+    """
+    images, labels, spaces, step_sizes = [], [], [], []
     for path in paths:
         with safe_open(path, framework="pt") as file:
             images.append(file.get_tensor("images"))
             labels.append(file.get_tensor("labels"))
-            spaces.append(PixelSpace.from_json(json.loads(file.metadata()["metadd"])["space"]))
+            spaces.append(json.loads(file.metadata()["metadd"])["space"])
+            step_sizes.append(setfiles.step_size(file))
     if any(space != spaces[0] for space in spaces):
         raise ValueError(f"parts in different pixel spaces: {paths}")
-    return DistilledSet(torch.cat(images), torch.cat(labels), spaces[0])
+    if any(step_size != step_sizes[0] for step_size in step_sizes):
+        raise ValueError(f"parts with different step sizes: {paths}")
+    space = described(spaces[0], paths[0])
+    return DistilledSet(torch.cat(images), torch.cat(labels), space, step_size=step_sizes[0])
 
 
-def read(file: Path, data: Identity, normalised: PixelSpace, pixels: Pixels | None) -> list[DistilledSet]:
+def read(
+    file: Path,
+    data: Identity,
+    normalised: Space,
+    pixels: Pixels | None,
+    zca: Callable[[], Space] | None = None,
+) -> list[DistilledSet]:
     """Sets made elsewhere, for a dataset.
 
     Args:
@@ -69,6 +86,7 @@ def read(file: Path, data: Identity, normalised: PixelSpace, pixels: Pixels | No
         data: the dataset that it is for.
         normalised: the dataset's normalised space.
         pixels: the space of float images; needed unless the file says it (ours do).
+        zca: fits the dataset's whitened space, for ``zca`` images that come without one; ours come with it.
 
     Raises:
         UserError: the file cannot be read, or does not fit the dataset.
@@ -80,14 +98,14 @@ def read(file: Path, data: Identity, normalised: PixelSpace, pixels: Pixels | No
             f"{file}: made for {found.record.dataset} ({found.record.classes} classes), "
             f"not for {data.spec} ({len(data.classes)})"
         )
-    space = _space(file, images, found.record, normalised, pixels)
+    space = _space(file, images, found.record, pixels, normalised, zca)
     images = images.float()
     if _are_bytes(found.images, pixels):
         images = images / 255
     labels = _labels(file, found.labels, images.shape[:2], data)
-    first = found.record.seed if found.record else 0
+    first, step_size = (found.record.seed, found.record.step_size) if found.record else (0, None)
     return [
-        DistilledSet(image.contiguous(), label.contiguous(), space, number)
+        DistilledSet(image.contiguous(), label.contiguous(), space, number, step_size)
         for number, (image, label) in enumerate(zip(images, labels, strict=True), start=first)
     ]
 
@@ -113,8 +131,13 @@ def _images(file: Path, images: Tensor, data: Identity) -> Tensor:
 
 
 def _space(
-    file: Path, images: Tensor, record: Record | None, normalised: PixelSpace, pixels: Pixels | None
-) -> PixelSpace:
+    file: Path,
+    images: Tensor,
+    record: Record | None,
+    pixels: Pixels | None,
+    normalised: Space,
+    zca: Callable[[], Space] | None,
+) -> Space:
     """The space of the images, once bytes are divided by 255."""
     low, high = float(images.min()), float(images.max())
     values = f"values from {low:.2f} to {high:.2f}"
@@ -136,9 +159,9 @@ def _space(
     if not images.is_floating_point():
         raise UserError(f"{file}: images are {images.dtype}; save them as uint8 or float32")
     if pixels is None:
-        raise UserError(f"{file}: float images need --pixels unit or normalised ({values} look {looks})")
-    if pixels == "normalised" and looks != "normalised":
-        raise UserError(f"{file}: --pixels normalised means values around 0, but {values} look {looks}")
+        raise UserError(f"{file}: float images need --pixels unit, normalised or zca ({values} look {looks})")
+    if pixels in ("normalised", "zca") and looks != "normalised":
+        raise UserError(f"{file}: --pixels {pixels} means values around 0, but {values} look {looks}")
     if pixels == "unit" and looks != "unit":
         far = float(((images < _FAR[0]) | (images > _FAR[1])).float().mean())
         if looks == "uint8" or far > _FAR_SHARE:
@@ -146,6 +169,10 @@ def _space(
                 f"{file}: --pixels unit means values around 0 to 1, but {values} look {looks} "
                 f"({far:.0%} are below {_FAR[0]} or above {_FAR[1]})"
             )
+    if pixels == "zca":
+        if zca is None:
+            raise UserError(f"{file}: --pixels zca needs the real images, to fit the whitening on them")
+        return zca()
     return PixelSpace("unit") if pixels == "unit" else normalised
 
 

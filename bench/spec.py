@@ -76,10 +76,12 @@ class Block(_Strict):
     method: OneOrMore[str]
     label: str | None = Field(None, description="the row's name in tables; the method's own by default")
     settings: dict[str, Any] = {}
+    protocol: Literal["authors", "common"] | None = None
     dataset: str | None = None
     ipc: OneOrMore[Annotated[int, Field(ge=1, strict=True)]] | None = None
     network: str | None = None
     plugin: OneOrMore[NamedOrText] | None = None
+    teacher: dict[str, Any] | None = None
     seeds: Seeds | None = None
     evaluate: Evaluation | None = None
 
@@ -94,6 +96,9 @@ class Suite(_Strict):
     network: str = Field(description="the network that methods distil with")
     ipc: OneOrMore[Annotated[int, Field(ge=1, strict=True)]] = [1]
     plugin: OneOrMore[NamedOrText] = [Named(name="none")]
+    teacher: dict[str, Any] = Field(
+        {}, description="who recovers images and gives soft labels (SRe2L), where not the default"
+    )
     seeds: Seeds = [0]
     evaluate: Evaluation
     grid: list[Block] = Field(min_length=1)

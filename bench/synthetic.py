@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from baselines.base import Parametrization
-from bench.pixels import PixelSpace
+from bench.pixels import Space
 
 
 class Synthetic:
@@ -53,7 +53,7 @@ class Rendered(Synthetic):
     Cazenavette et al., CVPR 2023, section 3.3): the memory of a generator does not grow with the set.
     """
 
-    def __init__(self, source: Parametrization, space: PixelSpace, classes: int, ipc: int) -> None:
+    def __init__(self, source: Parametrization, space: Space, classes: int, ipc: int) -> None:
         self._source, self._space = source, space
         with torch.no_grad():
             first = torch.cat([self._render(rows, source.params) for rows in self._chunks(classes * ipc)])
@@ -68,7 +68,10 @@ class Rendered(Synthetic):
         for rows in self._chunks(len(self.images)):
             leaves = {name: param[rows].detach().requires_grad_() for name, param in self.params.items()}
             rendered = self._space.encode(self._source.render(leaves))
-            found = torch.autograd.grad(rendered, list(leaves.values()), self.gradient[rows])
+            # What the images do not depend on gets zeros: styles, where a generator is cut after its end.
+            found = torch.autograd.grad(
+                rendered, list(leaves.values()), self.gradient[rows], materialize_grads=True
+            )
             del rendered
             for param, gradient in zip(self.params.values(), found, strict=True):
                 assert param.grad is not None

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from bench.cells import canonical
 from bench.spec import Suite, TableSpec
 from bench.stats import Summary, summarise
 
@@ -84,6 +85,36 @@ def suite_header(name: str, suite: Suite) -> tuple[str, ...]:
     end = "" if suite.title.endswith((".", "?", "!")) else "."
     first = f"Suite `{name}`: {suite.title}{end} Protocol: {suite.protocol}."
     return tuple(text for text in (first, suite.note.strip()) if text)
+
+
+def pretrained(rows: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """What was made from the real data beforehand and how good it is, a sentence for each dataset."""
+    groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row["current"] and row["cell"]["kind"] == "pretrain" and "accuracy" in row["result"]:
+            cell = row["cell"]
+            group = (cell["dataset"]["name"], cell["what"], canonical(cell["settings"]))
+            groups.setdefault(group, []).append(row)
+    found: dict[str, list[str]] = {}
+    for (dataset, what, _), made in groups.items():
+        found.setdefault(dataset, []).append(_quality(what, made))
+    return tuple(f"Made beforehand on {name}: {'; '.join(texts)}." for name, texts in found.items())
+
+
+def _quality(what: str, made: Sequence[Mapping[str, Any]]) -> str:
+    """One kind of pretrained thing and its accuracy in %."""
+    settings = made[0]["cell"]["settings"]
+    accuracies = [row["result"]["accuracy"] for row in made]
+    if what == "generator":
+        samples = made[0]["result"]["samples"]
+        return (
+            f"{settings['kind']} generator ({settings['steps']} steps), of whose {samples} class-conditional "
+            f"samples a classifier finds {accuracies[0]:.1f}% in their class"
+        )
+    many = f"{len(made)} " if len(made) > 1 else ""
+    name = f"{many}{what}{'s' if many else ''} {settings['network']} ({settings['epochs']} epochs)"
+    low, high = min(accuracies), max(accuracies)
+    return f"{name}, test accuracy {low:.1f}" + (f" to {high:.1f}%" if many else "%")
 
 
 def accuracy_table(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
+import copy
 import time
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,63 +13,35 @@ import torch.nn.functional as F  # noqa: N812  (the name everyone knows it by)
 from torch import Tensor, nn
 
 from bench import seeds
-from bench.augment import DSA
+from bench.batches import Augmentation, TrainingSet, batches, lone_image_joined
+from bench.errors import CellFailure
+from bench.optimise import Average, optimiser, share_of_lr, starts_anew
 from bench.real import RealImages
-from bench.recipes import Recipe
+from bench.recipes import AveragedRecipe, Recipe, SoftRecipe
+from bench.softlabels import SoftLabels, soft_loss
 
 #: Images per forward when testing; fixed, because the last bits of a sum may depend on it.
 TEST_BATCH = 500
 
 
-class TrainingSet(Protocol):
-    """Images and labels that can be drawn by index."""
-
-    def __len__(self) -> int: ...
-
-    def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Images [n, 3, H, W] in the pixel space, and labels [n] (classes) or [n, C] (probabilities)."""
-
-
-class SyntheticSet:
-    """A distilled set on the device."""
-
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        self.images, self.labels = images, labels
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Images and labels of these indices."""
-        chosen = torch.from_numpy(indices).to(self.images.device)
-        return self.images[chosen], self.labels[chosen]
-
-
-class RealSet:
-    """The real training set."""
-
-    def __init__(self, images: RealImages) -> None:
-        self.images = images
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Images and labels of these indices."""
-        chosen = torch.from_numpy(indices).to(self.images.labels.device)
-        return self.images.batch(indices), self.images.labels[chosen]
-
-
 class Training:
     """One network in training; :meth:`epoch` advances it, :meth:`state` and :meth:`take_up` resume it.
+
+    A last batch of one image, where the network cannot train on one (batch norm on maps of one position),
+    joins the batch before it.
 
     Args:
         network: on the device, freshly initialised.
         data: what to train on.
         recipe: how.
-        lr: the recipe's learning rate for this network.
-        augment: the DSA of the dataset, applied where the recipe says ``dsa``.
+        lr: the learning rate, for this network and set.
+        augmentation: the dataset's, in the pixel space of ``data``.
         stream: the numbers that place this training in the random streams.
+        labels: a teacher's, for a recipe that trains on them, instead of those of ``data``.
+
+    Raises:
+        CellFailure: all batches would be of one image, and the network cannot train on one.
+        ValueError: the recipe needs soft labels and there are none, or they do not fit.
     """
 
     def __init__(
@@ -78,18 +50,30 @@ class Training:
         data: TrainingSet,
         recipe: Recipe,
         lr: float,
-        augment: DSA,
+        augmentation: Augmentation,
         stream: tuple[int, ...],
+        labels: SoftLabels | None = None,
     ) -> None:
         self.network, self.data, self.recipe = network, data, recipe
         self.epochs_done = 0
         #: What the epochs took, up to the last :meth:`read_loss` where a GPU works on by itself.
         self.seconds = 0.0
         self.last_loss = torch.zeros(())
-        self._lr = lr
-        self._augment = augment if recipe.augment == "dsa" else None
-        self._stream = stream
-        self._optimiser = self._new_optimiser(lr)
+        self._lr, self._augmentation, self._stream = lr, augmentation, stream
+        self._labels = _checked(labels, recipe, data)
+        self._joins = _joins(network, data, recipe.batch)
+        self._optimiser = optimiser(recipe, network.parameters(), lr)
+        self._average = Average(network, recipe.ema) if isinstance(recipe, AveragedRecipe) else None
+
+    @property
+    def tested(self) -> nn.Module:
+        """The network that the recipe tests: the one in training, or the average of its weights."""
+        return self.network if self._average is None else self._average.network
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """How often an epoch moves the weights."""
+        return -(-len(self.data) // self.recipe.batch) - self._joins
 
     def epoch(self) -> None:
         """One pass over the data in a new order; ``last_loss`` is then its last batch's loss [scalar]."""
@@ -109,19 +93,16 @@ class Training:
         """The steps of the next epoch, one at a time."""
         self.network.train()
         self._schedule(self.epochs_done)
-        rng = seeds.rng("training", *self._stream, self.epochs_done)
-        order = rng.permutation(len(self.data))
         with seeds.forked("dropout", *self._stream, self.epochs_done):
-            for start in range(0, len(order), self.recipe.batch):
-                images, labels = self.data.batch(order[start : start + self.recipe.batch])
-                if self._augment is not None:
-                    images = self._augment.apply(images, self._augment.draw_batch(rng, len(images)))
-                loss = F.cross_entropy(self.network(images), labels)
+            for images, labels in self._batches():
+                loss = self._loss(self.network(images), labels)
                 self._optimiser.zero_grad()
                 loss.backward()
                 self._optimiser.step()
                 self.last_loss = loss.detach()
                 yield
+        if self._average is not None:
+            self._average.update(self.network)
         self.epochs_done += 1
 
     def state(self) -> dict[str, Any]:
@@ -132,6 +113,7 @@ class Training:
             "network": self.network.state_dict(),
             "optimiser": self._optimiser.state_dict(),
             "last_loss": self.last_loss,
+            **({} if self._average is None else {"average": self._average.state()}),
         }
 
     def take_up(self, state: dict[str, Any]) -> None:
@@ -140,22 +122,67 @@ class Training:
         self.last_loss = state["last_loss"]
         self.network.load_state_dict(state["network"])
         self._optimiser.load_state_dict(state["optimiser"])
+        if self._average is not None:
+            self._average.take_up(state["average"])
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of the next epoch, with the labels to train on."""
+        if self._labels is None:
+            rng = seeds.rng("training", *self._stream, self.epochs_done)
+            made = batches(self.data, self.recipe, self._augmentation, rng)
+        else:
+            rng = self._labels.stream(self.epochs_done)
+            shown = batches(self.data, self.recipe, self._augmentation, rng)
+            given = self._labels.epoch(self.epochs_done).split(self.recipe.batch)
+            made = ((images, logits) for (images, _), logits in zip(shown, given, strict=True))
+        return lone_image_joined(made) if self._joins else made
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if isinstance(self.recipe, SoftRecipe):
+            recipe = self.recipe
+            return soft_loss(logits, labels, recipe.temperature, recipe.times_squared_temperature)
+        return F.cross_entropy(logits, labels)
 
     def _schedule(self, epoch: int) -> None:
-        if self.recipe.schedule == "cosine":
-            factor = 0.5 * (1 + math.cos(math.pi * epoch / self.recipe.epochs))
-            for group in self._optimiser.param_groups:
-                group["lr"] = self._lr * factor
-        elif epoch == self.recipe.epochs // 2 + 2:
-            # After the epoch with index E // 2 + 1 evaluate_synset of DatasetCondensation builds a new
-            # optimiser with a tenth of the learning rate, which loses the momentum. Kept.
-            self._optimiser = self._new_optimiser(0.1 * self._lr)
+        lr = self._lr * share_of_lr(self.recipe, epoch)
+        if starts_anew(self.recipe, epoch):
+            self._optimiser = optimiser(self.recipe, self.network.parameters(), lr)
+        for group in self._optimiser.param_groups:
+            group["lr"] = lr
 
-    def _new_optimiser(self, lr: float) -> torch.optim.Optimizer:
-        recipe = self.recipe
-        return torch.optim.SGD(
-            self.network.parameters(), lr=lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
-        )
+
+def _checked(labels: SoftLabels | None, recipe: Recipe, data: TrainingSet) -> SoftLabels | None:
+    """The soft labels of a recipe that trains on them; None for any other."""
+    if isinstance(recipe, SoftRecipe):
+        if labels is None:
+            raise ValueError(f"{recipe.name} trains on soft labels, and there are none")
+        labels.check(recipe, len(data))
+    elif labels is not None:
+        raise ValueError(f"{recipe.name} trains on the set's own labels")
+    return labels
+
+
+def _joins(network: nn.Module, data: TrainingSet, batch: int) -> bool:
+    """Whether a last batch of one image has to join the one before."""
+    if batch > 1 and len(data) % batch != 1:
+        return False
+    one, _ = data.batch(np.zeros(1, np.int64))
+    if _trains_on(network, one):
+        return False
+    if batch == 1 or len(data) == 1:
+        raise CellFailure("the network's norm layers cannot train on batches of one image; take larger ones")
+    return True
+
+
+@torch.no_grad()
+def _trains_on(network: nn.Module, images: Tensor) -> bool:
+    """Whether a forward in training mode is possible; on a copy, for it would leave traces."""
+    try:
+        with seeds.forked("a batch of one"):
+            copy.deepcopy(network).train()(images)
+    except ValueError:  # "Expected more than 1 value per channel when training"
+        return False
+    return True
 
 
 @torch.no_grad()

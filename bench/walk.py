@@ -52,4 +52,10 @@ def to_make(plan: Plan, store: Store) -> list[Planned]:
 def collect(plan: Plan, store: Store) -> list[dict[str, Any]]:
     """The rows of the plan's finished cells, with their tags, in the plan's order."""
     rows = ((item, store.row(item.cell)) for item in plan)
-    return [{**row, "tags": dict(item.tags)} for item, row in rows if row is not None]
+    return [{**row, **_tags(item)} for item, row in rows if row is not None]
+
+
+def _tags(item: Planned) -> dict[str, Any]:
+    """What a published row says of the table rows that it belongs to."""
+    also = {"also": [dict(tags) for tags in item.also]} if item.also else {}
+    return {"tags": dict(item.tags), **also}

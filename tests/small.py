@@ -1,9 +1,8 @@
-"""Small made-up datasets, and DM cells on them, for tests of distilling and training."""
+"""Small made-up datasets, and cells on them, for tests of distilling and training."""
 
 import numpy as np
 
-from baselines import Task
-from baselines.defaults.dm import DMSettings
+from baselines import METHODS, Task
 from bench.cells import DatasetId, DistilCell
 from bench.data.types import Dataset, Split, offsets_of
 
@@ -23,9 +22,16 @@ def dataset(classes=3, size=16, per_class=12, seed=0, spec="cifar10"):
     return Dataset(spec, "0" * 64, names, size, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), split(), split())
 
 
-def dm_cell(data, network="convnet@w8", ipc=2, seed=0, **settings):
-    """The cell of DM on a dataset: the authors' settings but for these."""
+def cell(data, method, network="convnet@w8", ipc=2, seed=0, uses=None, part=0, **settings):
+    """The distil cell of a method on a dataset: the authors' settings but for these."""
     name = DatasetId(data.spec, data.content, len(data.classes), data.size)
-    resolved = DMSettings.resolve(Task(name.name, name.classes, name.size, ipc), settings)
-    values = {"version": DMSettings.version, **resolved.model_dump(mode="json")}
-    return DistilCell(name, "dm", values, ipc, 0, network, {"name": "none"}, seed, {})
+    entry = METHODS[method].settings
+    resolved = entry.resolve(Task(name.name, name.classes, name.size, ipc), settings)
+    values = {"version": entry.version, **resolved.model_dump(mode="json")}
+    images = resolved.parts(ipc)[part]
+    return DistilCell(name, method, values, images, part, network, {"name": "none"}, seed, uses or {})
+
+
+def dm_cell(data, **how):
+    """The cell of DM on a dataset; see :func:`cell`."""
+    return cell(data, "dm", **how)

@@ -183,7 +183,7 @@ def test_draws_do_not_depend_on_the_chunk():
 
 
 def _iterate(job):
-    losses = list(job.updates())
+    losses = [loss for loss, _ in job.updates()]
     job.iterations_done += 1
     return losses
 
@@ -215,7 +215,7 @@ def test_noise_is_standard_normal_and_the_seed_s_own():
 def test_loss_falls_on_digits(init):
     """Under networks that took no part in distilling, with all real images of each class."""
     data = load("digits")
-    cell = dm_cell(data, "convnet@w16", ipc=1, init=init, batch_real=32, iterations=30, chunk=10)
+    cell = dm_cell(data, network="convnet@w16", ipc=1, init=init, batch_real=32, iterations=30, chunk=10)
     job = Distillation(cell, data, CPU)
     before = _mean_loss(job, data)
     for _ in range(30):

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from bench.pixels import PixelSpace, space
+from bench.errors import UserError
+from bench.pixels import PixelSpace, check_zca, space
 
 MEAN, STD = (0.49, 0.48, 0.45), (0.2, 0.19, 0.21)
 NORMALISED = PixelSpace("normalised", MEAN, STD)
@@ -44,9 +45,31 @@ def test_the_unit_space_has_no_statistics():
     assert space("normalised", MEAN, STD) == NORMALISED
 
 
+def test_the_zca_space_is_the_one_that_was_fitted():
+    fitted = PixelSpace("unit")  # stands for it: any space is handed on as it is
+    assert space("zca", MEAN, STD, fitted) is fitted
+    with pytest.raises(TypeError, match="ZCA"):
+        space("zca", MEAN, STD)
+
+
+def test_images_too_large_for_zca_are_refused_with_what_they_would_take():
+    check_zca(32)
+    with pytest.raises(UserError, match=r"^ZCA of 64x64 images.*604 MB.* 32x32 .*normalised$"):
+        check_zca(64)
+    with pytest.raises(UserError, match=" 33x33 "):
+        check_zca(33)
+
+
 @pytest.mark.parametrize(
     "change",
-    [{"kind": "norm"}, {"mean": [0.1, 0.2]}, {"std": [1, 1, 0]}, {"std": [1, 1, "x"]}, {"std": None}],
+    [
+        {"kind": "norm"},
+        {"kind": "zca"},
+        {"mean": [0.1, 0.2]},
+        {"std": [1, 1, 0]},
+        {"std": [1, 1, "x"]},
+        {"std": None},
+    ],
 )
 def test_what_is_no_space_is_refused(change):
     with pytest.raises((ValueError, TypeError)):

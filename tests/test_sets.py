@@ -257,7 +257,7 @@ def test_labels_that_do_not_fit(file, labels, line):
 @pytest.mark.parametrize(
     ("images", "pixels", "line"),
     [
-        (UNIT, None, "float images need --pixels unit or normalised (values from 0.00 to 1.00 look unit)"),
+        (UNIT, None, "need --pixels unit, normalised or zca (values from 0.00 to 1.00 look unit)"),
         (NORMAL, None, "look normalised)"),
         (BYTES.float(), None, "look uint8)"),
         (UNIT, "normalised", "--pixels normalised means values around 0, but values from 0.00 to 1.00"),

@@ -230,7 +230,7 @@ def chain():
 
 
 def plan_of(*cells):
-    return Plan("tiny", {cell.key: Planned(cell, {"seed": 0}) for cell in cells}, {DATASET: "digits[3]"})
+    return Plan("tiny", {cell.key: Planned(cell, {"seed": 0}) for cell in cells}, {DATASET: "digits[3]"}, {})
 
 
 def test_a_needed_cell_without_its_files_is_made_and_so_is_what_it_needs(store):

@@ -11,12 +11,14 @@ from torch import nn
 
 from bench import seeds
 from bench.augment import DSA
+from bench.batches import Augmentation, RealSet, SyntheticSet
 from bench.data.types import Split
+from bench.errors import CellFailure
 from bench.networks.build import build
 from bench.pixels import PixelSpace
 from bench.real import RealImages
-from bench.recipes import Recipe
-from bench.training import TEST_BATCH, RealSet, SyntheticSet, Training, correct
+from bench.recipes import AveragedRecipe, Recipe
+from bench.training import TEST_BATCH, Training, correct
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -44,7 +46,8 @@ def synthetic(n=10, dtype=torch.float64):
 
 def training(recipe, net=None, data=None, lr=0.05, stream=(0, 0)):
     net = network() if net is None else net
-    return Training(net, data or synthetic(), recipe, lr, DSA(SIZE), stream)
+    augmentation = Augmentation(DSA(SIZE), torch.zeros(3, 1, 1))
+    return Training(net, data or synthetic(), recipe, lr, augmentation, stream)
 
 
 def recipe(**settings):
@@ -140,12 +143,18 @@ def test_cosine_schedule():
     assert_equal_networks(run.network, by_hand.net)
 
 
-@pytest.mark.parametrize("schedule", ["step", "cosine"])
 @pytest.mark.parametrize("name", ["convnet@w8", "convnet@w8@bn", "mobilenetv2@w8"])
 @pytest.mark.parametrize("stop", [1, 5])
-def test_resumed_is_bit_for_bit_uninterrupted(tmp_path, schedule, name, stop):
-    how = recipe(epochs=6, augment="dsa", schedule=schedule)
-
+@pytest.mark.parametrize(
+    "how",
+    [
+        recipe(epochs=6, augment="dsa"),
+        recipe(epochs=6, augment="crop_flip", schedule="cosine", optimiser="adamw"),
+        AveragedRecipe(name="test", epochs=6, batch=4, augment="resized_crop_flip", warmup_epochs=3),
+    ],
+    ids=["step", "adamw", "averaged"],
+)
+def test_resumed_is_bit_for_bit_uninterrupted(tmp_path, how, name, stop):
     def fresh():
         return training(how, network(name, torch.float32), synthetic(dtype=torch.float32))
 
@@ -160,8 +169,9 @@ def test_resumed_is_bit_for_bit_uninterrupted(tmp_path, schedule, name, stop):
     assert second.last_loss == first.last_loss
     while second.epochs_done < 6:
         second.epoch()
-    ended, expected = second.network.state_dict(), whole.network.state_dict()
-    assert all(torch.equal(ended[key], expected[key]) for key in expected)
+    for ended, expected in ((second.network, whole.network), (second.tested, whole.tested)):
+        ended, expected = ended.state_dict(), expected.state_dict()
+        assert all(torch.equal(ended[key], expected[key]) for key in expected)
     assert torch.equal(second.last_loss, whole.last_loss)
 
 
@@ -185,6 +195,45 @@ def test_dropout_draws_from_the_training_s_stream():
 
     assert torch.equal(fresh((0,)), fresh((0,)))
     assert not torch.equal(fresh((0,)), fresh((1,)))
+
+
+# A last batch of one image.
+
+
+class Seen(nn.Module):
+    """Batch norm on maps of one position, or of four; keeps the images of each step."""
+
+    def __init__(self, positions):
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(positions)
+        self.norm = nn.BatchNorm2d(3)
+        self.head = nn.Linear(3 * positions**2, CLASSES)
+        self.batches = []
+
+    def forward(self, x):
+        if self.training:
+            self.batches.append(x.detach())
+        return self.head(self.norm(self.pool(x)).flatten(1))
+
+
+@pytest.mark.parametrize(("positions", "sizes"), [(1, [4, 5]), (2, [4, 4, 1])])
+def test_a_last_image_joins_the_batch_before_only_where_it_could_not_be_trained_on(positions, sizes):
+    run = training(recipe(), Seen(positions), synthetic(9, torch.float32))
+    untouched = {key: value.clone() for key, value in Seen(positions).state_dict().items() if "norm" in key}
+    assert all(torch.equal(run.network.state_dict()[key], value) for key, value in untouched.items())
+    run.epoch()
+    shown = run.network.batches
+    assert [len(batch) for batch in shown] == sizes
+    assert run.steps_per_epoch == len(sizes)
+    order = seeds.rng("training", 0, 0, 0).permutation(9)
+    assert torch.equal(torch.cat(shown), run.data.images[torch.from_numpy(order)])
+
+
+@pytest.mark.parametrize(("n", "batch"), [(1, 4), (9, 1)])
+def test_nothing_but_batches_of_one_is_refused_where_they_cannot_be_trained_on(n, batch):
+    with pytest.raises(CellFailure, match="batches of one image"):
+        training(recipe(batch=batch), Seen(1), synthetic(n, torch.float32))
+    training(recipe(batch=batch), Seen(2), synthetic(n, torch.float32)).epoch()
 
 
 # Testing.

@@ -28,6 +28,8 @@ class Context:
     device: torch.device
     #: Artifacts of the cells it needs: key -> file name -> path.
     artifacts: Mapping[str, Mapping[str, Path]]
+    #: Where things made elsewhere are, by ``file:SHA256``.
+    files: Mapping[str, Path] = field(default_factory=dict, kw_only=True)
     #: Where the artifacts go; everything in it becomes part of the finished cell.
     workspace: Path
     #: Where the checkpoint is kept while the cell is unfinished.

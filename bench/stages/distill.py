@@ -7,15 +7,17 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from baselines import METHODS, Task
+from bench import artifacts
 from bench import device as devices
 from bench.cells import DistilCell
 from bench.data import Dataset
@@ -25,6 +27,7 @@ from bench.pixels import space
 from bench.stages import Context, Outcome, checkpoint
 from bench.stages.tools import HarnessTools
 from bench.synthetic import Rendered, Synthetic
+from bench.zca import keep_beside
 from metadd import PLUGINS
 
 #: How often losses are read back from the device and looked at, in updates.
@@ -114,23 +117,25 @@ class Distillation:
     Under ``FakeTensorMode`` all of them are fake, and nothing is computed.
 
     Args:
-        artifacts: what the method needs, by name, on the device (:func:`bench.artifacts.load`).
+        used: what the cell uses, by name, on the device (:func:`bench.artifacts.load`).
     """
 
     def __init__(
-        self, cell: DistilCell, dataset: Dataset, device: torch.device, artifacts: Mapping[str, Any]
+        self,
+        cell: DistilCell,
+        dataset: Dataset,
+        device: torch.device,
+        used: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         entry = METHODS[cell.method]
-        values = {name: value for name, value in cell.settings.items() if name != "version"}
+        values = {name: v for name, v in cell.settings.items() if name not in ("version", "source")}
         settings = entry.settings.model_validate(values)
         task = Task(cell.dataset.name, cell.dataset.classes, cell.dataset.size, cell.ipc)
         self.method = entry.method(settings, task)
         self.iterations, self.iterations_done = settings.iterations, 0
         self.record = Record(self.method.trouble)
-        self.space = space(settings.pixels, dataset.mean, dataset.std)
-        self.tools = HarnessTools(
-            task, dataset, self.space, device, cell.network, cell.seed, cell.part, artifacts
-        )
+        self.space = space(settings.pixels, dataset.mean, dataset.std, used.get("zca"))
+        self.tools = HarnessTools(task, dataset, self.space, device, cell.network, cell.seed, cell.part, used)
         self.method.begin(self.tools)
         source = self.method.parametrization(self.tools)
         if source is None:
@@ -205,16 +210,19 @@ def run(cell: DistilCell, context: Context) -> Outcome:
     """Distil one part of a set.
 
     Leaves ``images.safetensors`` (images [N, 3, H, W] in their pixel space, labels [N], the loss of each
-    update) and ``plate.png``.
+    update; learnt scalars by name, and as ``NAME_by_update``), ``plate.png``, and the matrices of ZCA.
 
     Raises:
         CellFailure: a loss or a pixel is not finite.
         OutOfTime: the time limit was reached; a checkpoint is in ``context.partial``.
     """
     started = time.monotonic()
-    memory = _counted(cell, context)
+    used = artifacts.load(
+        *(cell.uses, context.artifacts, context.files), context.dataset, cell.network, context.device
+    )
+    memory = _counted(cell, context, used)
     devices.reset_peak(context.device)
-    job = Distillation(cell, context.dataset, context.device)
+    job = Distillation(cell, context.dataset, context.device, used)
     if state := checkpoint.load(context.partial, context.device):
         job.take_up(state)
     while job.iterations_done < job.iterations:
@@ -225,7 +233,8 @@ def run(cell: DistilCell, context: Context) -> Outcome:
     job.record.observe()
     if not job.x.images.isfinite().all():
         raise CellFailure("pixels are not finite after the last update; a lower lr_img may help")
-    _save_images(job, cell, job.record.losses, context.workspace / "images.safetensors")
+    _save_images(job, cell, context.workspace / "images.safetensors")
+    keep_beside(job.space, context.workspace)
     _save_plate(job, context.dataset.classes, context.workspace / "plate.png")
     updates = len(job.record.losses)
     cost: dict[str, Any] = {"seconds": time.monotonic() - started, "updates": updates, **memory}
@@ -234,15 +243,21 @@ def run(cell: DistilCell, context: Context) -> Outcome:
     return Outcome(job.record.result(), cost)
 
 
-def count_live_bytes(cell: DistilCell, dataset: Dataset, device: torch.device) -> int:
+def count_live_bytes(
+    cell: DistilCell,
+    dataset: Dataset,
+    device: torch.device,
+    used: Mapping[str, Any] = MappingProxyType({}),
+) -> int:
     """The peak of live tensor bytes in the first updates, on a distillation of their own.
 
     Gives the same under ``FakeTensorMode``, to the byte. Counted: the images and their optimiser, the
-    network, the real batch, and every intermediate. Not counted: the stored dataset, and memory that
+    networks, the real batch, and every intermediate. Not counted: the stored dataset, and memory that
     PyTorch uses outside tensors.
     """
-    job, counted = Distillation(cell, dataset, device), 0
-    with LiveBytes(held=[*job.params.values(), job.x.labels, job.x.gradient]) as live:
+    job, counted = Distillation(cell, dataset, device, used), 0
+    frozen = [artifact for artifact in used.values() if isinstance(artifact, nn.Module)]
+    with LiveBytes(held=[*job.params.values(), job.x.images, job.x.labels, job.x.gradient, *frozen]) as live:
         while job.iterations_done < job.iterations:
             for _ in job.updates():
                 counted += 1
@@ -252,20 +267,22 @@ def count_live_bytes(cell: DistilCell, dataset: Dataset, device: torch.device) -
     return live.peak
 
 
-def _counted(cell: DistilCell, context: Context) -> dict[str, int]:
+def _counted(cell: DistilCell, context: Context, used: Mapping[str, Any]) -> dict[str, int]:
     """The counted peak, where nothing else measures it: on the CPU."""
     if not cell.settings["iterations"] or context.device.type != "cpu":
         return {}
-    return {"peak_live_bytes": count_live_bytes(cell, context.dataset, context.device)}
+    return {"peak_live_bytes": count_live_bytes(cell, context.dataset, context.device, used)}
 
 
-def _save_images(job: Distillation, cell: DistilCell, losses: list[float], path: Path) -> None:
+def _save_images(job: Distillation, cell: DistilCell, path: Path) -> None:
     tensors = {
         "images": job.x.images.cpu().contiguous(),
         "labels": job.x.labels.cpu(),
-        "loss": torch.tensor(losses, dtype=torch.float32),
+        "loss": torch.tensor(job.record.losses, dtype=torch.float32),
         **{name: tensor.detach().cpu() for name, tensor in job.method.extras().items()},
     }
+    for name, column in job.record.extras.items():
+        tensors[f"{name}_by_update"] = torch.tensor(column, dtype=torch.float32)
     about = {"space": job.space.to_json(), "labels": "hard", "cell": cell.value}
     save_file(tensors, path, metadata={"metadd": json.dumps(about, sort_keys=True)})
 

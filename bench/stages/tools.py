@@ -16,7 +16,7 @@ from bench.data import Dataset, parse
 from bench.device import images_per_forward
 from bench.memory import real_tensors, to_fake
 from bench.networks.build import Network, build, reinitialise
-from bench.pixels import PixelSpace
+from bench.pixels import Space
 from bench.real import RealImages, place
 
 
@@ -31,7 +31,7 @@ class HarnessTools:
         self,
         task: Task,
         dataset: Dataset,
-        space: PixelSpace,
+        space: Space,
         device: torch.device,
         network: str | None,
         seed: int,
@@ -85,10 +85,10 @@ class HarnessTools:
             self._network = built.to(self.device) if fake is None else to_fake(fake, built)
         return self._network
 
-    def real(self, first: int, last: int, per_class: int) -> Tensor:
+    def real(self, first: int, last: int, per_class: int, *draw: int) -> Tensor:
         """Real images [last - first, K, 3, H, W] of these classes; see :class:`baselines.base.Tools`."""
         labels = range(first, last)
         k = min(per_class, *(self._real.class_size(label) for label in labels))
-        drawn = [self._real.draw(label, k, self.rng("real", label)) for label in labels]
+        drawn = [self._real.draw(label, k, self.rng("real", label, *draw)) for label in labels]
         images = self._real.batch(np.concatenate(drawn))
         return images.reshape(len(labels), k, *images.shape[1:])

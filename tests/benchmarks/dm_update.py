@@ -83,7 +83,7 @@ class Ours:
 
     def update(self) -> float:
         """Run one update; gives its loss."""
-        (loss,) = self.job.updates()
+        ((loss, _),) = self.job.updates()
         self.job.iterations_done += 1
         return loss.item()
 

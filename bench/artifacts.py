@@ -1,0 +1,117 @@
+"""What pretrain cells leave, opened: networks, experts, generators, matrices, on the device."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from baselines.generators import files as generators
+from baselines.generators.base import Generator
+from bench.cells import FILE, DatasetId
+from bench.data import Dataset
+from bench.errors import UserError
+from bench.experts import ReplayBuffers, StoredExperts
+from bench.memory import real_tensors, to_fake
+from bench.networks.build import Network, build
+from bench.zca import ZCA
+
+#: The file that each kind of pretrain cell leaves.
+NAMES = {
+    "classifier": "network.safetensors",
+    "expert": "trajectory.safetensors",
+    "generator": "generator.safetensors",
+    "zca": "zca.safetensors",
+}
+
+#: Finished cells' artifacts: key -> file name -> path.
+Artifacts = Mapping[str, Mapping[str, Path]]
+
+
+def load(
+    uses: Mapping[str, tuple[str, ...]],
+    artifacts: Artifacts,
+    files: Mapping[str, Path],
+    dataset: Dataset,
+    network: str | None,
+    device: torch.device,
+) -> dict[str, Any]:
+    """What a cell ``uses``, by name, on the device (or as fakes, where a fake mode is on).
+
+    Args:
+        uses: keys of cells, or ``file:SHA256``, by name.
+        artifacts: the files of these cells.
+        files: where what was made elsewhere is.
+        dataset: what the cell works on.
+        network: what it works with, where it does.
+        device: where to.
+
+    Raises:
+        UserError: a file from elsewhere does not fit.
+    """
+    found: dict[str, Any] = {}
+    for name, keys in uses.items():
+        if keys[0].startswith(FILE):
+            found[name] = _from_elsewhere(name, files[keys[0]], dataset, network, device)
+            continue
+        (kind,) = {kind for kind, file in NAMES.items() if file in artifacts[keys[0]]}
+        paths = [artifacts[key][NAMES[kind]] for key in keys]
+        if kind == "expert":
+            found[name] = StoredExperts(paths, device)
+        elif kind == "zca":
+            found[name] = ZCA.load(paths[0])
+        elif kind == "classifier":
+            found[name] = classifier(paths[0], len(dataset.classes), dataset.size, device)
+        else:
+            found[name] = _generator(paths[0], device)
+    return found
+
+
+def save_classifier(network: nn.Module, name: str, dataset: DatasetId, path: Path) -> None:
+    """Write a network's parameters and buffers, with its name, as :func:`classifier` reads them."""
+    about = {"network": name, "dataset": dataset.name, "classes": dataset.classes, "size": dataset.size}
+    tensors = {key: tensor.cpu().contiguous() for key, tensor in network.state_dict().items()}
+    save_file(tensors, path, metadata={"metadd": json.dumps(about, sort_keys=True)})
+
+
+def classifier(path: Path, classes: int, size: int, device: torch.device) -> Network:
+    """A trained network, frozen and in evaluation mode."""
+    with real_tensors() as fake:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads(file.metadata()["metadd"])
+        with torch.random.fork_rng(devices=[]):  # the weights that it is built with are replaced
+            network = build(about["network"], classes, size)
+        network.load_state_dict(load_file(path))
+        network.eval().requires_grad_(False)
+    return network.to(device) if fake is None else to_fake(fake, network)
+
+
+def _generator(path: Path, device: torch.device) -> Generator:
+    with real_tensors() as fake:
+        generator = generators.load(path).eval().requires_grad_(False)
+    return generator.to(device) if fake is None else to_fake(fake, generator)
+
+
+def _from_elsewhere(
+    name: str, path: Path, dataset: Dataset, network: str | None, device: torch.device
+) -> Any:
+    if name == "experts":
+        assert network is not None
+        with torch.device("meta"):
+            shapes = [tuple(p.shape) for p in build(network, len(dataset.classes), dataset.size).parameters()]
+        return ReplayBuffers(path, shapes, device)
+    try:
+        generator = _generator(path, device)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    if generator.size != dataset.size:
+        raise UserError(
+            f"{path}: its images are {generator.size} pixels wide, those of {dataset.spec} {dataset.size}"
+        )
+    return generator

@@ -1,0 +1,354 @@
+"""One block of a suite's grid as cells: what it lists, times seeds, with all that these cells need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from baselines import METHODS, Entry, MethodSettings, Task
+from baselines.base import Need
+from bench import pretraining, recipes
+from bench.cells import (
+    FILE,
+    WHOLE_TRAINING_SET,
+    Cell,
+    DatasetId,
+    DistilCell,
+    EvaluateCell,
+    PretrainCell,
+    RelabelCell,
+)
+from bench.errors import UserError, near
+from bench.files import content
+from bench.networks.names import parse as parse_network
+from bench.pixels import check_zca
+from bench.recipes import Recipe, SoftRecipe
+from bench.spec import Block, Named, Suite, explain
+from metadd import PLUGINS
+
+#: The row of the whole training set: nothing is distilled, its images are the dataset's own.
+FULL = "full"
+#: The method whose images every set with soft labels is compared with.
+RANDOM = "random"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What planning needs to know of a dataset: its id, and how many images its smallest classes have."""
+
+    id: DatasetId
+    #: What it is loaded by; only this may hold a path.
+    spec: str
+    smallest_train: int
+    smallest_test: int
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A cell of a plan with what tables call it (method, plug-in, IPC, network, seeds, …)."""
+
+    cell: Cell
+    tags: Mapping[str, Any]
+    #: Its tags in the other rows that share it (a part of sets of several sizes, say).
+    also: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def all_tags(self) -> tuple[Mapping[str, Any], ...]:
+        """Its tags in each row that it is in."""
+        return (self.tags, *self.also)
+
+    @property
+    def name(self) -> tuple[Any, ...]:
+        """All that tables know it by; two cells of a suite may not share it."""
+        if isinstance(self.cell, PretrainCell | RelabelCell):  # no table has them as rows of their own
+            return (self.cell.kind, self.cell.key)
+        return (self.cell.kind, getattr(self.cell, "part", None), *self.tags.values())
+
+
+@dataclass(frozen=True)
+class _Distilled:
+    """How the distil cells of one row are made (one per part), checked once and not per seed."""
+
+    dataset: DatasetId
+    method: str
+    settings: Mapping[str, Any]
+    parts: Sequence[int]
+    network: str | None
+    plugin: Mapping[str, Any]
+    uses: Mapping[str, tuple[str, ...]]
+
+    def cells(self, seed: int) -> list[DistilCell]:
+        return [
+            DistilCell(
+                *(self.dataset, self.method, self.settings, images, part),
+                *(self.network, self.plugin, seed, self.uses),
+            )
+            for part, images in enumerate(self.parts)
+        ]
+
+
+class Rows:
+    """The cells of one block, each after those that it needs; iterate over it once.
+
+    Args:
+        suite: what the block takes defaults from.
+        block: the block.
+        where: its place in the file, for messages.
+        dataset: the block's dataset.
+        files: takes up where things made elsewhere are, by ``file:SHA256``.
+    """
+
+    def __init__(
+        self, suite: Suite, block: Block, where: str, dataset: Dataset, files: dict[str, Path]
+    ) -> None:
+        self._suite, self._block, self._where, self._files = suite, block, where, files
+        self._dataset = dataset
+        self._evaluation = block.evaluate or suite.evaluate
+        self._teacher = suite.teacher if block.teacher is None else block.teacher
+        #: Cells that were planned since the last row, for it to yield first.
+        self._pretrained: list[Planned] = []
+        if (asked := self._evaluation.test_per_class) and asked > dataset.smallest_test:
+            raise UserError(
+                f"{where}.evaluate.test_per_class: {asked} asked for, but the smallest test class of "
+                f"{dataset.id.name} has {dataset.smallest_test}"
+            )
+        self._networks = [_network(n, f"{where}.evaluate.networks") for n in self._evaluation.networks]
+        self._network = _network(block.network or suite.network, f"{where}.network")
+        self._tags = {"dataset": dataset.id.name, "protocol": block.protocol or suite.protocol}
+
+    def __iter__(self) -> Iterator[Planned]:
+        for method in self._block.method:
+            if method == FULL:
+                yield from self._full()
+                continue
+            for ipc, plugin in product(
+                self._block.ipc or self._suite.ipc, self._block.plugin or self._suite.plugin
+            ):
+                yield from self._row(method, self._entry(method), ipc, plugin)
+
+    @property
+    def _seeds(self) -> list[int]:
+        return self._block.seeds or self._suite.seeds
+
+    def _full(self) -> Iterator[Planned]:
+        for field in ("settings", "ipc", "plugin", "network", "teacher"):
+            if getattr(self._block, field):
+                raise UserError(
+                    f"{self._where}.{field}: the whole training set (`full`) takes none; "
+                    "give it a block of its own"
+                )
+        recipe = self._recipe(FULL)
+        if recipe.soft:
+            raise UserError(
+                f"{self._where}.evaluate.recipe: {recipe.name} has soft labels, which `full` lacks"
+            )
+        row: dict[str, Any] = {
+            **self._tags,
+            "recipe": recipe.name,
+            "method": self._block.label or "Full data",
+        }
+        row |= {"plugin": "none", "ipc": None, "distilled_on": None}
+        for seed in self._seeds:
+            yield from self._evaluations((WHOLE_TRAINING_SET,), None, recipe, seed, row, set())
+
+    def _row(self, method: str, entry: type[MethodSettings], ipc: int, plugin: Named) -> Iterator[Planned]:
+        """A method at one IPC, with or without a plug-in; and what it must be compared with."""
+        settings = self._settings(method, entry, ipc)
+        distilled, seen = self._distilled(method, settings, ipc, plugin)
+        recipe = self._recipe(entry.recipe)
+        suffix = "" if plugin.name == "none" else f" + {PLUGINS[plugin.name].settings.label}"
+        row: dict[str, Any] = {**self._tags, "recipe": recipe.name}
+        row |= {"method": (self._block.label or settings.row_label) + suffix, "plugin": plugin.name}
+        row |= {"ipc": ipc, "distilled_on": "+".join(sorted(seen)) or None}
+        yield from self._sets(distilled, recipe, row, seen)
+        if isinstance(recipe, SoftRecipe) and entry.learns:
+            yield from self._same_labels(recipe, ipc, row)
+
+    def _same_labels(self, recipe: SoftRecipe, ipc: int, row: Mapping[str, Any]) -> Iterator[Planned]:
+        """Random real images with the same teacher's labels: in the literature they beat SRe2L."""
+        entry = METHODS[RANDOM].settings
+        settings = entry.resolve(self._task(ipc), {})
+        distilled, _ = self._distilled(RANDOM, settings, ipc, Named(name="none"))
+        about = {"method": f"{entry.label}, same soft labels", "plugin": "none", "distilled_on": None}
+        yield from self._sets(distilled, recipe, {**row, **about}, set())
+
+    def _sets(
+        self, distilled: _Distilled, recipe: Recipe, row: Mapping[str, Any], seen: set[str]
+    ) -> Iterator[Planned]:
+        teacher = None
+        if isinstance(recipe, SoftRecipe):
+            need = Need("classifier", recipe.teacher)
+            (teacher,) = self._need("teacher", need, f"{self._where}.evaluate.recipe.teacher")
+        yield from self._pretrained
+        self._pretrained = []
+        for seed in self._seeds:
+            cells = distilled.cells(seed)
+            for cell in cells:
+                yield Planned(cell, {**row, "seed": seed})
+            images = tuple(cell.key for cell in cells)
+            labels = None
+            if isinstance(recipe, SoftRecipe):
+                assert teacher is not None
+                labelled = RelabelCell(self._dataset.id, images, teacher, recipe.draws, seed)
+                yield Planned(labelled, {**row, "seed": seed})
+                labels = labelled.key
+            yield from self._evaluations(images, labels, recipe, seed, row, seen)
+
+    def _evaluations(
+        self,
+        images: tuple[str, ...],
+        labels: str | None,
+        recipe: Recipe,
+        seed: int,
+        row: Mapping[str, Any],
+        seen: set[str],
+    ) -> Iterator[Planned]:
+        values = recipe.values
+        for network, evaluation_seed in product(self._networks, self._evaluation.seeds):
+            cell = EvaluateCell(
+                *(self._dataset.id, images, labels, network, values),
+                *(self._evaluation.test_per_class, seed, evaluation_seed),
+            )
+            tags = {**row, "seed": seed, "network": network, "evaluation_seed": evaluation_seed}
+            yield Planned(cell, tags | {"seen": network in seen})
+
+    def _entry(self, method: str) -> type[MethodSettings]:
+        if method not in METHODS:
+            raise UserError(f"{self._where}.method: no method {method!r}; {near(method, [*METHODS, FULL])}")
+        found: Entry = METHODS[method]
+        return found.settings
+
+    def _task(self, ipc: int) -> Task:
+        dataset = self._dataset.id
+        return Task(dataset.name, dataset.classes, dataset.size, ipc)
+
+    def _settings(self, method: str, entry: type[MethodSettings], ipc: int) -> MethodSettings:
+        if ipc > self._dataset.smallest_train:
+            raise UserError(
+                f"{self._where}.ipc: {ipc} images per class asked for, but the smallest class of "
+                f"{self._dataset.id.name} has {self._dataset.smallest_train}"
+            )
+        try:
+            return entry.resolve(self._task(ipc), self._block.settings)
+        except ValidationError as error:
+            raise UserError(explain(error, entry, f"{self._where}.settings")) from None
+
+    def _distilled(
+        self, method: str, settings: MethodSettings, ipc: int, plugin: Named
+    ) -> tuple[_Distilled, set[str]]:
+        """How the cells of a row are made, and the networks that take part in that."""
+        network = self._network if settings.learns and settings.distils_with_network else None
+        values = {"version": settings.version, **settings.model_dump(mode="json")}
+        if source := METHODS[method].source:
+            values["source"] = source
+        seen = {network} if network else set()
+        uses: dict[str, tuple[str, ...]] = {}
+        for name, need in settings.needs(self._network).items():
+            if need.file:
+                uses[name] = (self._file(need.file, f"{self._where}.settings"),)
+                values = _replaced(values, need.file, uses[name][0])
+                continue
+            uses[name] = self._need(name, need, f"{self._where}.settings.{name}")
+            trained_on = self._pretrained[-1].tags["network"]
+            if need.what == "expert" and trained_on != network:
+                raise UserError(f"{self._where}.settings: experts of {trained_on} cannot teach {network}")
+            seen |= {trained_on} - {None}
+        if settings.pixels == "zca":
+            uses["zca"] = (self._zca(),)
+        values_of_plugin = self._plugin(plugin, settings.learns, method)
+        parts = settings.parts(ipc)
+        return _Distilled(self._dataset.id, method, values, parts, network, values_of_plugin, uses), seen
+
+    def _need(self, name: str, need: Need, where: str) -> tuple[str, ...]:
+        """The keys of the cells that make what is needed; plans them."""
+        overrides = dict(need.settings)
+        if name == "teacher":
+            overrides = {**pretraining.TEACHER, **self._teacher, **overrides}
+        try:
+            settings = pretraining.resolve(need.what, overrides, self._task(1))
+        except ValidationError as error:
+            raise UserError(explain(error, pretraining.model(need.what), where)) from None
+        uses: dict[str, tuple[str, ...]] = {}
+        if settings.get("pixels") == "zca":
+            uses["zca"] = (self._zca(),)
+        if need.what == "generator" and settings["steps"]:
+            uses["judge"] = self._need("teacher", Need("classifier", settings["judge"]), f"{where}.judge")
+        network = None
+        if "network" in settings:
+            network = settings["network"] = _network(settings["network"], f"{where}.network")
+        cells = [PretrainCell(self._dataset.id, need.what, settings, i, uses) for i in range(need.count)]
+        tags = {"dataset": self._dataset.id.name, "what": need.what, "network": network}
+        self._pretrained += [Planned(cell, {**tags, "number": cell.number}) for cell in cells]
+        return tuple(cell.key for cell in cells)
+
+    def _zca(self) -> str:
+        try:
+            check_zca(self._dataset.id.size)
+        except UserError as error:
+            raise UserError(f"{self._where}.settings.pixels: {error}") from None
+        cell = PretrainCell(self._dataset.id, "zca", pretraining.resolve("zca", {}, self._task(1)), 0, {})
+        tags = {"dataset": self._dataset.id.name, "what": "zca", "network": None, "number": 0}
+        self._pretrained.insert(0, Planned(cell, tags))
+        return cell.key
+
+    def _file(self, text: str, where: str) -> str:
+        path = Path(text.removeprefix(FILE)).expanduser()
+        try:
+            found = FILE + content(path)
+        except OSError as error:
+            raise UserError(f"{where}: {path}: cannot be read ({error.strerror})") from None
+        self._files[found] = path
+        return found
+
+    def _recipe(self, own: str) -> Recipe:
+        """The block's recipe; ``own`` is the method's, for ``authors``."""
+        named, where = self._evaluation.recipe, f"{self._where}.evaluate.recipe"
+        name = own if named.name == recipes.AUTHORS else named.name
+        if name not in recipes.RECIPES:
+            raise UserError(f"{where}: no recipe {name!r}; {near(name, [recipes.AUTHORS, *recipes.RECIPES])}")
+        if "version" in named.overrides:
+            raise UserError(f"{where}: version: cannot be chosen; it says what the code does")
+        try:
+            recipe = recipes.resolve(name, named.overrides, self._dataset.id.size)
+        except ValidationError as error:
+            raise UserError(explain(error, recipes.model(name), where)) from None
+        for network in recipe.lr_by_network:
+            if _network(network, f"{where}.lr_by_network") != network or "@" in network:
+                raise UserError(f"{where}.lr_by_network: {network!r}: a network without @ is expected")
+        return recipe
+
+    def _plugin(self, named: Named, learns: bool, method: str) -> dict[str, Any]:
+        where = f"{self._where}.plugin"
+        if named.name == "none":
+            if named.overrides:
+                raise UserError(f"{where}: `none` is no plug-in and takes no {', '.join(named.overrides)}")
+            return {"name": "none"}
+        if named.name not in PLUGINS:
+            raise UserError(f"{where}: no plug-in {named.name!r}; {near(named.name, ['none', *PLUGINS])}")
+        if not learns:
+            raise UserError(f"{where}: {method} distils nothing, so it takes no plug-in; use `none`")
+        model = PLUGINS[named.name].settings
+        try:
+            settings = model.model_validate(named.overrides)
+        except ValidationError as error:
+            raise UserError(explain(error, model, where)) from None
+        return {"name": named.name, "version": model.version, **settings.model_dump(mode="json")}
+
+
+def _replaced(value: Any, old: str, new: str) -> Any:
+    """A JSON value with one text in it replaced by another."""
+    if isinstance(value, Mapping):
+        return {name: _replaced(each, old, new) for name, each in value.items()}
+    return new if value == old else value
+
+
+def _network(name: str, where: str) -> str:
+    try:
+        return str(parse_network(name))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
