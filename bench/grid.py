@@ -69,6 +69,21 @@ class Planned:
             return (self.cell.kind, self.cell.key)
         return (self.cell.kind, getattr(self.cell, "part", None), *self.tags.values())
 
+    @property
+    def words(self) -> str:
+        """The cell in a few words, for messages."""
+        tags = self.tags
+        if "what" in tags:
+            number = f"number {tags['number']}" if tags["number"] else ""
+            about = [tags["what"], tags["network"] or "", number]
+        else:
+            about = [tags["method"], f"IPC {tags['ipc']}" if tags["ipc"] else "", f"seed {tags['seed']}"]
+            part = self.cell.part if isinstance(self.cell, DistilCell) else 0
+            about += [f"part {part}"] if part else []
+        if "evaluation_seed" in tags:
+            about += [f"on {tags['network']}", f"({tags['evaluation_seed']})"]
+        return f"{self.cell.kind} {' '.join(text for text in about if text)}"
+
 
 @dataclass(frozen=True)
 class _Distilled:

@@ -6,23 +6,12 @@ import typer
 
 from bench import api
 from bench.api import Opened
-from bench.cells import DistilCell
 from bench.walk import Report
 
 
 def describe(opened: Opened, key: str) -> str:
     """A cell in a few words, with the beginning of its key."""
-    item = opened.plan.planned[key]
-    tags = item.tags
-    if "what" in tags:
-        about = [tags["what"], tags["network"] or "", f"number {tags['number']}" if tags["number"] else ""]
-    else:
-        about = [tags["method"], f"IPC {tags['ipc']}" if tags["ipc"] else "", f"seed {tags['seed']}"]
-        if isinstance(item.cell, DistilCell) and item.cell.part:
-            about.append(f"part {item.cell.part}")
-    if "evaluation_seed" in tags:
-        about += [f"on {tags['network']}", f"({tags['evaluation_seed']})"]
-    return f"{item.cell.kind} {' '.join(text for text in about if text)} [{key[:12]}]"
+    return f"{opened.plan.planned[key].words} [{key[:12]}]"
 
 
 def plan(opened: Opened) -> None:

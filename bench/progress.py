@@ -32,11 +32,7 @@ class Bars:
 
     def cell(self, planned: Planned) -> Callable[[int, int], None]:
         """Show a new cell's steps."""
-        tags = planned.tags
-        what = f"{planned.cell.kind} {tags['method']}"
-        what += f" IPC {tags['ipc']}" if tags["ipc"] else ""
-        what += f" seed {tags['seed']}" + (f" {tags['network']}" if "network" in tags else "")
-        self._progress.reset(self._steps, description=what, visible=True, total=None)
+        self._progress.reset(self._steps, description=planned.words, visible=True, total=None)
         return lambda done, total: self._progress.update(self._steps, completed=done, total=total)
 
     def finished(self, planned: Planned) -> None:

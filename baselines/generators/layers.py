@@ -14,22 +14,26 @@ from torch import Tensor, nn
 _EPS = 1e-8
 
 
-def modulated_conv(x: Tensor, weight: Tensor, styles: Tensor, demodulate: bool = True) -> Tensor:
+def modulated_conv(
+    x: Tensor, weight: Tensor, styles: Tensor, demodulate: bool = True, padding: int | None = None
+) -> Tensor:
     """A convolution whose weights are scaled, for each sample, by its styles (StyleGAN2, equations 1 and 3).
 
     Scaling the input and the output instead of the weights gives the same and needs no weights per sample.
 
     Args:
         x: features [n, in, H, W].
-        weight: [out, in, k, k], k odd; zero padding keeps the size.
+        weight: [out, in, k, k].
         styles: [n, in].
         demodulate: divide each output channel by the norm that its scaled weights have.
+        padding: zeros around; None: k // 2, which keeps the size where k is odd.
 
     Returns:
-        [n, out, H, W]: sum over i of ``w'[n, o, i] * x[n, i]`` with ``w' = s_i w``, divided by
+        [n, out, H', W']: sum over i of ``w'[n, o, i] * x[n, i]`` with ``w' = s_i w``, divided by
         ``sqrt(sum w'^2 + 1e-8)`` where demodulated.
     """
-    y = F.conv2d(x * styles[:, :, None, None], weight, padding=weight.shape[-1] // 2)
+    around = weight.shape[-1] // 2 if padding is None else padding
+    y = F.conv2d(x * styles[:, :, None, None], weight, padding=around)
     if not demodulate:
         return y
     norm = (styles.square() @ weight.square().sum((2, 3)).t() + _EPS).rsqrt()
