@@ -41,7 +41,7 @@ def distance(synthetic: Tensor, real: Tensor) -> Tensor:
     if synthetic.ndim < 2:
         return synthetic.new_zeros(())
     a, b = synthetic.flatten(1), real.flatten(1)
-    norms = torch.linalg.vector_norm(a, dim=1) * torch.linalg.vector_norm(b, dim=1)
+    norms: Tensor = torch.linalg.vector_norm(a, dim=1) * torch.linalg.vector_norm(b, dim=1)
     return (1 - (a * b).sum(1) / (norms + EPSILON)).sum()
 
 
@@ -58,7 +58,7 @@ def squared_distance(synthetic: Gradients, real: Gradients) -> Tensor:
 def cosine_distance(synthetic: Gradients, real: Gradients) -> Tensor:
     """One cosine distance, 0 to 2, over all parameters as one vector (``cos`` in utils.py, match_loss)."""
     a, b = (torch.cat([gradient.flatten() for gradient in side]) for side in (synthetic, real))
-    norms = torch.linalg.vector_norm(a) * torch.linalg.vector_norm(b)
+    norms: Tensor = torch.linalg.vector_norm(a) * torch.linalg.vector_norm(b)
     return 1 - (a * b).sum() / (norms + EPSILON)
 
 

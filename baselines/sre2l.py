@@ -1,8 +1,8 @@
 """SRe2L, the recovery: images that a trained teacher recognises and that its batch norm finds ordinary.
 
-Yin, Xing and Shen, "Squeeze, Recover and Relabel", NeurIPS 2023; reference implementation
-SRe2L, recover_cifar.py and recover_tiny.py. Squeezing (the teacher's training) and relabelling are stages
-of their own.
+Yin, Xing and Shen, "Squeeze, Recover and Relabel", NeurIPS 2023; reference implementation SRe2L,
+recover_cifar.py and recover_tiny.py. Squeezing (the teacher's training) and relabelling are stages of their
+own.
 """
 
 from __future__ import annotations

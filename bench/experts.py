@@ -73,22 +73,20 @@ class ReplayBuffers:
         self, folder: Path, shapes: Sequence[Sequence[int]], device: torch.device, epochs: int = 0
     ) -> None:
         self._device = device
-        self._experts: list[list[list[Tensor]]] = []
-        files = _numbered(folder)
+        self._experts: list[list[list[np.ndarray]]] = []
         with real_tensors():
-            for file in files:
-                found = _read(file)
-                for i, expert in enumerate(found):
+            for file in _numbered(folder):
+                for i, expert in enumerate(_read(file)):
                     _check(f"{file}: expert {i}", expert, [tuple(shape) for shape in shapes], epochs)
-                self._experts += found
+                    snapshots = [[tensor.detach().numpy() for tensor in snapshot] for snapshot in expert]
+                    self._experts.append(snapshots)
 
     def __len__(self) -> int:
         return len(self._experts)
 
     def parameters(self, expert: int, epoch: int) -> Tensor:
         """All parameters [P] of an expert after so many epochs."""
-        snapshot = self._experts[expert][epoch]
-        flat = np.concatenate([tensor.detach().numpy().reshape(-1) for tensor in snapshot])
+        flat = np.concatenate([array.reshape(-1) for array in self._experts[expert][epoch]])
         return place(torch.from_numpy(flat), self._device)
 
 

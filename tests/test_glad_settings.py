@@ -26,8 +26,10 @@ def resolve(method="glad", task=CIFAR, **overrides):
 def test_the_authors_table(method, lr_f, lr_w, layer_of_stylegan_xl):
     settings = resolve(method)
     assert (settings.iterations, settings.lr_f, settings.lr_w, settings.chunk) == (1000, lr_f, lr_w, 10)
-    assert (settings.generator, settings.recipe, settings.pixels) == ("trained", "glad", "normalised")
-    assert resolve(method, generator="file:/x.safetensors").layer == layer_of_stylegan_xl
+    assert (settings.generator, settings.pixels) == ("trained", "normalised")
+    assert settings.recipe == ("sre2l" if method == "glad(sre2l)" else "glad")
+    at_128 = Task("imagefolder", 10, 128, 1)
+    assert resolve(method, at_128, generator="file:/x.safetensors").layer == layer_of_stylegan_xl
 
 
 def test_what_glad_sets_of_the_inner_methods():
@@ -46,6 +48,11 @@ def test_what_glad_sets_of_the_inner_methods():
 def test_the_compact_generator_is_cut_in_half(size, layer):
     assert resolve(task=Task("tiny-imagenet", 200, size, 1)).layer == layer
     assert resolve(layer=7).layer == 7
+
+
+def test_a_smaller_stylegan_xl_is_cut_at_the_same_share_of_its_16_layers():
+    cut = [resolve(method, generator="file:x").layer for method in ("glad", "glad(dc)", "glad(mtt)")]
+    assert cut == [12, 10, 7]
 
 
 def test_sre2l_runs_as_long_as_without_a_generator():

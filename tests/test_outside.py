@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import bench
@@ -115,6 +117,29 @@ def test_one_set_in_every_kind_of_file_gives_one_number(place, real, tmp_path):
     assert evaluate(tmp_path / "unit.npz", "unit")[0].summary.mean == found[0]
 
 
+def test_the_step_size_in_a_file_of_ours_is_what_mtt_s_recipe_trains_with(place, real, tmp_path):
+    """The file of a set of ours, with a step size that trains nothing, and with one that does."""
+    _, suite = place
+    row = next(row for row in suite.results.rows.values() if row["cell"]["kind"] == "distil")
+    file = suite.results.artifact(row["key"], "images.safetensors")
+    with safe_open(file, "pt") as opened:
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        metadata = opened.metadata()
+    found = []
+    for step_size in (1e-12, 0.01, None):
+        learnt = {} if step_size is None else {"step_size": torch.tensor(step_size)}
+        save_file(tensors | learnt, tmp_path / "set.safetensors", metadata)
+        (score,) = outside.evaluate(
+            *(tmp_path / "set.safetensors", DATASET, [NETWORK]),
+            recipe="mtt",
+            overrides={"epochs": 20, "augment": "none"},
+            seeds=1,
+            device="cpu",
+        )
+        found.append(score.summary.mean)
+    assert found[0] < found[1] == found[2]  # 0.01 is also the recipe's own
+
+
 def test_several_sets_are_the_sample(place, real, tmp_path):
     images, labels = real
     np.savez(tmp_path / "both.npz", images=np.stack([images, images[..., ::-1]]), labels=labels)
@@ -179,9 +204,12 @@ def test_a_set_at_chance_is_warned_of(place, real, tmp_path):
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ({"recipe": "shorter"}, "did you mean 'short'?"),
+        ({"recipe": "shorter"}, "did you mean 'short'"),
         ({"overrides": {"epochs": 0}}, "recipe short: epochs"),
         ({"overrides": {"epoch": 3}}, "unknown key; did you mean 'epochs'"),
+        ({"overrides": {"warmup_epochs": 3}}, "recipe short: warmup_epochs: unknown key"),
+        ({"recipe": "glad", "overrides": {"ema": 1.0}}, "recipe glad: ema"),
+        ({"recipe": "sre2l"}, "its labels are a teacher's"),
         ({"seeds": 0}, "--seeds 0: at least 1"),
         ({"networks": ["convmet"]}, "did you mean 'convnet'"),
         ({"test_per_class": 10**6}, "--test-per-class 1000000: 1 to"),

@@ -8,40 +8,39 @@ from pydantic import ValidationError
 from safetensors.torch import save_file
 
 from bench import recipes
-from bench.data import identify
+from bench.data import Identity
 from bench.pixels import PixelSpace
 from bench.recipes import RECIPES
 from bench.sets import DistilledSet, read, stored
 from bench.stages.evaluate import learning_rate
 
+
+def _of(**fields):
+    return fields
+
+
 SGD = {"optimiser": "sgd", "lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4, "batch": 256}
 WRITTEN = {
-    ("dc", 32): {**SGD, "epochs": 300, "schedule": "step", "augment": "none"},
-    ("dsa", 32): {**SGD, "epochs": 1000, "schedule": "step", "augment": "dsa"},
-    ("mtt", 32): {**SGD, "epochs": 1000, "schedule": "step", "augment": "dsa", "learning_rate_of": "set"},
+    ("dc", 32): dict(SGD, epochs=300, schedule="step", augment="none"),
+    ("dsa", 32): dict(SGD, epochs=1000, schedule="step", augment="dsa"),
+    ("mtt", 32): dict(SGD, epochs=1000, schedule="step", augment="dsa", learning_rate_of="set"),
     ("glad", 32): {
         **SGD,
-        **{"epochs": 1000, "augment": "dsa", "lr": 1e-3, "lr_by_network": {"vgg11": 1e-4}, "ema": 0.995},
-        **{"schedule": "cosine", "warmup_epochs": 500, "warmup_from": 0.0},
+        **_of(epochs=1000, augment="dsa", lr=1e-3, lr_by_network={"vgg11": 1e-4}, ema=0.995),
+        **_of(schedule="cosine", warmup_epochs=500, warmup_from=0.0),
     },
     ("sre2l", 32): {
-        **{"optimiser": "adamw", "lr": 1e-3, "weight_decay": 0.01, "batch": 128, "epochs": 400},
-        **{
-            "schedule": "cosine",
-            "warmup_epochs": 0,
-            "augment": "crop_flip",
-            "mix": "mixup",
-            "mix_alpha": 0.8,
-        },
-        **{"temperature": 30.0, "times_squared_temperature": False},
+        **_of(optimiser="adamw", lr=1e-3, weight_decay=0.01, batch=128, epochs=400, schedule="cosine"),
+        **_of(warmup_epochs=0, augment="crop_flip", mix="mixup", mix_alpha=0.8),
+        **_of(temperature=30.0, times_squared_temperature=False),
     },
     ("sre2l", 64): {
-        **{"optimiser": "sgd", "lr": 0.2, "momentum": 0.9, "weight_decay": 1e-4, "batch": 256, "epochs": 100},
-        **{"schedule": "cosine", "warmup_epochs": 5, "warmup_from": 0.01, "augment": "resized_crop_flip"},
-        **{"mix": "none", "temperature": 20.0, "times_squared_temperature": True},
+        **_of(optimiser="sgd", lr=0.2, momentum=0.9, weight_decay=1e-4, batch=256, epochs=100),
+        **_of(schedule="cosine", warmup_epochs=5, warmup_from=0.01, augment="resized_crop_flip"),
+        **_of(mix="none", temperature=20.0, times_squared_temperature=True),
     },
-    ("full", 32): {**SGD, "epochs": 100, "schedule": "cosine", "augment": "dsa"},
-    ("short", 32): {**SGD, "epochs": 100, "schedule": "step", "augment": "none"},
+    ("full", 32): dict(SGD, epochs=100, schedule="cosine", augment="dsa"),
+    ("short", 32): dict(SGD, epochs=100, schedule="step", augment="none"),
 }
 
 
@@ -152,7 +151,7 @@ def test_the_whole_training_set_has_none():
 def test_a_set_s_step_size_lies_in_its_file(tmp_path):
     about = {
         "space": PixelSpace("unit").to_json(),
-        "cell": {"dataset": {"name": "digits[3]", "classes": 3}, "seed": 4},
+        "cell": {"dataset": {"name": "pets", "classes": 3}, "seed": 4},
     }
     metadata = {"metadd": json.dumps(about)}
     tensors = {"images": torch.rand(6, 3, 32, 32), "labels": torch.arange(3).repeat_interleave(2)}
@@ -164,6 +163,6 @@ def test_a_set_s_step_size_lies_in_its_file(tmp_path):
     assert [stored([path]).step_size for path in paths] == [None, 0.25, 0.5]
     with pytest.raises(ValueError, match="different step sizes"):
         stored(paths[1:])
-    data = identify("digits[3]")
+    data = Identity("pets", "0" * 64, ("cat", "dog", "owl"), 32, (9, 9, 9), (9, 9, 9))
     found = [read(path, data, PixelSpace("unit"), None)[0] for path in paths]
     assert [(each.step_size, each.number) for each in found] == [(None, 4), (0.25, 4), (0.5, 4)]

@@ -120,12 +120,15 @@ def test_loss_is_the_literal_formula(dtype, precision, r_bn, first):
     assert loss.item() == pytest.approx(expected, rel=precision)
 
 
-def test_loss_with_several_images_of_a_class():
-    images = randn(6, 3, 5, 5, seed=9)
-    loss = update(Small(), images, ipc=2, jitter=0)[0]
-    assert loss.item() == pytest.approx(
-        literal_loss(Small(), images, [0, 0, 1, 1, 2, 2], 0.01, 10), rel=1e-12
-    )
+@pytest.mark.parametrize(("batch", "chunks"), [(6, [3]), (5, [2, 1]), (4, [2, 1]), (1, [1, 1, 1])])
+def test_a_forward_takes_no_more_images_than_the_batch_but_a_whole_class(batch, chunks):
+    images, labels, expected = randn(6, 3, 5, 5, seed=9), [0, 0, 1, 1, 2, 2], 0.0
+    for chunk in chunks:
+        rows = slice(6 - len(labels), 6 - len(labels) + 2 * chunk)
+        expected += literal_loss(Small(), images[rows], labels[: 2 * chunk], 0.01, 10)
+        labels = labels[2 * chunk :]
+    loss = update(Small(), images, ipc=2, jitter=0, batch=batch)[0]
+    assert loss.item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_what_is_heard_is_the_convolutions_output():
@@ -300,7 +303,7 @@ def test_default_settings(name, size, expected):
 
 
 def test_the_teacher_is_needed_as_the_settings_say():
-    assert SRe2LSettings().needs("convnet") == {"teacher": Need("classifier", {"network": "resnet18@bn"})}
+    assert SRe2LSettings().needs("convnet") == {"teacher": Need("classifier", {})}
     settings = SRe2LSettings(teacher={"network": "resnet18@w16@bn", "epochs": 6})
     assert settings.needs("convnet")["teacher"].settings == {"network": "resnet18@w16@bn", "epochs": 6}
 

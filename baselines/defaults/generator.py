@@ -35,7 +35,9 @@ class GeneratorSettings(BaseModel):
     )
     batch: int = Field(64, ge=2)
     lr: float = Field(0.0025, gt=0, description="learning rate of both, Adam with betas 0 and 0.99")
-    r1: float = Field(0.1, ge=0, description="weight of the gradient penalty on real images")
+    r1: float = Field(
+        0.02, ge=0, description="weight of the gradient penalty on real images, in [0, 1] units"
+    )
     r1_every: int = Field(16, ge=1, description="updates from one gradient penalty to the next")
     ema: float = Field(500_000.0, gt=0, description="half-life of the averaged generator, in images seen")
     augment: Literal["dsa", "none"] = "dsa"
@@ -47,12 +49,12 @@ class GeneratorSettings(BaseModel):
     @classmethod
     def defaults(cls, task: Task) -> dict[str, Any]:
         """Longer training and a stronger penalty for larger images."""
-        return {"steps": 200_000, "r1": 0.5} if task.size > 32 else {}
+        return {"steps": 200_000, "r1": 0.05} if task.size > 32 else {}
 
     @model_validator(mode="before")
     @classmethod
     def _untrained_takes_no_steps(cls, values: Any) -> Any:
         # So that an untrained generator is one cell, however long the trained one beside it trains.
-        return (
-            {**values, "steps": 0} if isinstance(values, dict) and values.get("kind") == "random" else values
-        )
+        if isinstance(values, dict) and values.get("kind") == "random":
+            return {**values, "steps": 0}
+        return values

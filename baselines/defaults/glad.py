@@ -10,9 +10,9 @@ MTT         1,000       10,000  10     12     20 steps match 3 epochs from one b
 SRe2L       SRe2L's     0.1     0.01   12     as SRe2L's own (all of this row is ours)
 ==========  ==========  ======  =====  =====  ==========================================================
 
-``layer`` counts the layers of their StyleGAN-XL for 128 pixels and is the default for a generator from a file
-alone. The compact generator is ours, and so is its default: half of its layers, after which maps have 16
-pixels a side.
+``layer`` counts the 26 layers of their StyleGAN-XL for 128 pixels. It is the default for a generator from a
+file; for another size we take the same share of StyleGAN-XL's layers there. The compact generator is ours,
+and so is its default: half of its layers, after which maps have 16 pixels a side at 32 and 64 pixels.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from baselines.defaults.sre2l import SRe2LSettings
 
 I = TypeVar("I", bound=MethodSettings)  # noqa: E741  (the inner method's settings)
 
+#: Layers of the authors' StyleGAN-XL for 128 pixels.
+_STYLEGAN_XL_LAYERS = 26
 #: Settings of an inner method that its images' latents take the place of, and what to set instead.
 _REPLACED = {
     "iterations": "set it beside `inner`",
@@ -52,7 +54,7 @@ class GLaDSettings(MethodSettings, Generic[I]):
     inner_model: ClassVar[type[MethodSettings]]
     #: What the authors set otherwise than the inner method's own authors.
     inner_values: ClassVar[Mapping[str, Any]] = {}
-    #: Layers before the cut of the authors' StyleGAN-XL.
+    #: Layers before the cut of the authors' StyleGAN-XL, of :data:`_STYLEGAN_XL_LAYERS`.
     stylegan_xl_layer: ClassVar[int] = 12
 
     iterations: int = Field(1000, ge=1)
@@ -135,9 +137,11 @@ class GLaDSettings(MethodSettings, Generic[I]):
 
     @classmethod
     def _layer(cls, task: Task, overrides: Mapping[str, Any]) -> int:
+        doublings = task.size.bit_length() - 1
         if str(overrides.get("generator", "")).startswith("file:"):
-            return cls.stylegan_xl_layer
-        return task.size.bit_length() - 2  # half of the compact generator's layers
+            layers = 5 * doublings - 9  # 11 at 16 pixels; each step of super-resolution adds 5
+            return round(cls.stylegan_xl_layer * layers / _STYLEGAN_XL_LAYERS)
+        return doublings - 1  # half of the compact generator's layers
 
     @classmethod
     def _refuse_replaced(cls, inner: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ import pickle
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -47,6 +47,10 @@ class Record(dict[Any, Any]):
     def __setstate__(self, state: Any) -> None:
         if isinstance(state, Mapping):
             self.__dict__.update(state)
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
 
 
 class _Reader(pickle.Unpickler):

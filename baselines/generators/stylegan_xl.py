@@ -1,9 +1,9 @@
 """The generator of StyleGAN-XL, which GLaD's authors distil into, in plain PyTorch.
 
 Sauer, Schwarz and Geiger, "StyleGAN-XL: Scaling StyleGAN to Large Diverse Datasets" (SIGGRAPH 2022), on the
-layers of Karras et al., "Alias-Free Generative Adversarial Networks" (StyleGAN3, NeurIPS 2021), appendix B to D.
-Its weights come from a file that :mod:`baselines.generators.convert` makes of an official one. All is computed
-in float32, where the authors' code has float16 in its largest layers on a GPU.
+layers of Karras et al., "Alias-Free Generative Adversarial Networks" (StyleGAN3, NeurIPS 2021). Its weights
+come from a file that :mod:`baselines.generators.convert` makes of an official one. All is in float32, where
+the authors' code computes its largest layers in float16 on a GPU.
 """
 
 from __future__ import annotations
@@ -24,13 +24,16 @@ MAPPING_RATE = 0.01
 
 
 def resample(x: Tensor, taps: Tensor | None, up: int, down: int, padding: tuple[int, int]) -> Tensor:
-    """Filter features along both sides: ``up - 1`` zeros after each value, padding, convolution, every ``down``-th.
+    """Change the sampling rate of features, along both sides alike, through a filter.
+
+    Zeros (``up - 1``) after each value, padding, convolution, every ``down``-th value; times ``up`` for the
+    zeros.
 
     Args:
         x: [n, C, H, W].
-        taps: the filter [t], whose values add up to 1; None for none. What it makes of zeros between values is
-            scaled back, by ``up`` along each side.
-        up, down: whole factors of the sampling rate.
+        taps: the filter [t], whose values add up to 1; None for none.
+        up: factor to the rate at which the filter works.
+        down: factor from there on.
         padding: zeros before and after, at the higher rate; negative ones are cut away instead.
 
     Returns:
@@ -45,9 +48,8 @@ def resample(x: Tensor, taps: Tensor | None, up: int, down: int, padding: tuple[
         else:
             kernel = (taps.flip(0) * up)[None, None, None]
             n, channels = x.shape[:2]
-            x = F.conv2d(x.flatten(0, 1)[:, None], kernel, stride=(1, down)).unflatten(0, (n, channels))[
-                :, :, 0
-            ]
+            alone = x.flatten(0, 1)[:, None]  # each channel by itself
+            x = F.conv2d(alone, kernel, stride=(1, down))[:, 0].unflatten(0, (n, channels))
         x = x.transpose(2, 3)
     return x
 
@@ -65,6 +67,9 @@ class FourierInput(nn.Module):
 
     def __init__(self, dim: int, channels: int, size: int, rate: float, bandwidth: float) -> None:
         super().__init__()
+        self.frequencies: Tensor
+        self.phases: Tensor
+        self.places: Tensor
         self.rate, self.bandwidth, self.gain = rate, bandwidth, 1 / math.sqrt(channels)
         self.style = Linear(dim, 4)
         self.weight = nn.Parameter(torch.randn(channels, channels))
@@ -118,6 +123,9 @@ class AliasFreeLayer(nn.Module):
         clamp: float | None,
     ) -> None:
         super().__init__()
+        self.magnitude: Tensor
+        self.up_filter: Tensor | None
+        self.down_filter: Tensor | None
         self.rgb, self.up, self.down, self.clamp = rgb, up, down, clamp
         self.padding = (padding[0], padding[1])
         self.style = Linear(dim, inputs, bias=1.0)
@@ -139,7 +147,8 @@ class AliasFreeLayer(nn.Module):
 
     def _convolved(self, x: Tensor, styles: Tensor) -> Tensor:
         """With the input's expected magnitude divided out, as the authors' running average has it."""
-        weight, around = self.weight, self.weight.shape[-1] - 1
+        weight: Tensor = self.weight
+        around = weight.shape[-1] - 1
         x = x * self.magnitude.rsqrt()
         if self.rgb:
             styles = styles / math.sqrt(weight[0].numel())
@@ -193,7 +202,7 @@ class StyleGANXL(Generator):
         }
         self.classes, self.size, self.latent, self.dim = classes, size, latent, dim
         self.layers, self.num_ws = len(chain), len(chain) + 1
-        self.embed = nn.Embedding(*embeddings)
+        self.embed = nn.Embedding(embeddings[0], embeddings[1])
         self.project = Linear(embeddings[1], latent)
         inputs = [2 * latent, *[dim] * (mapping_layers - 1)]
         self.map = nn.ModuleList(Linear(n, dim, rate=MAPPING_RATE) for n in inputs)
