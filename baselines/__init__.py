@@ -21,7 +21,7 @@ class Entry:
 
     settings_at: str
     method_at: str
-    #: SHA-256 of the file of a method of one's own: part of the key of its cells, for nobody raises a version.
+    #: SHA-256 of the file of a method of one's own: part of its cells' keys, for nobody raises a version.
     source: str | None = None
 
     @property

@@ -92,7 +92,7 @@ class MethodSettings(BaseModel):
     recipe: ClassVar[str] = "dsa"
 
     iterations: int = Field(ge=0, description="outer iterations")
-    pixels: Literal["unit", "normalised", "zca"] = Field("normalised", description="pixel space of the images")
+    pixels: Literal["unit", "normalised", "zca"] = Field("normalised", description="pixel space")
 
     @classmethod
     def defaults(cls, task: Task) -> dict[str, Any]:
@@ -194,8 +194,10 @@ class Tools(Protocol):
 
     @property
     def artifacts(self) -> Mapping[str, Any]:
-        """What the settings' ``needs`` names: :class:`Experts`, a trained classifier (on the device, frozen,
-        in evaluation mode), a generator (likewise)."""
+        """What the settings' ``needs`` names, by name.
+
+        :class:`Experts`; or a trained classifier or a generator, on the device, frozen, in evaluation mode.
+        """
 
     @property
     def per_forward(self) -> int:
@@ -209,7 +211,7 @@ class Tools(Protocol):
         """Images [..., 3, H, W] in [0, 1] units to the pixel space; differentiable."""
 
     def rng(self, axis: str, *numbers: int) -> np.random.Generator:
-        """The NumPy generator for this axis in this iteration (iteration 0 is what comes before the first)."""
+        """The NumPy generator for this axis in this iteration, or for what comes before the first."""
 
     def tensor(self, values: np.ndarray) -> Tensor:
         """An array on the device (or as a fake tensor, where memory is counted without computing)."""
@@ -270,6 +272,11 @@ class Method(ABC, Generic[S]):
     def initial(self, tools: Tools) -> Tensor:
         """The images to start from, [N, 3, H, W] in the pixel space; by default random real ones."""
         return tools.real(0, self.task.classes, self.task.ipc).flatten(0, 1)
+
+    def noise(self, tools: Tools) -> Tensor:
+        """Gaussian noise of mean 0 and variance 1 in the pixel space, to start from instead."""
+        shape = (self.task.classes * self.task.ipc, 3, self.task.size, self.task.size)
+        return tools.tensor(tools.rng("initial noise").standard_normal(shape, dtype="float32"))
 
     def parametrization(self, tools: Tools) -> Parametrization | None:
         """What makes the images, instead of :meth:`initial`; None where their pixels are moved themselves."""

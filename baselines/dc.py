@@ -81,8 +81,7 @@ class DC(Method[DCSettings]):
         """Gaussian noise, or random real images of each class."""
         if self.settings.init == "real":
             return super().initial(tools)
-        shape = (self.task.classes * self.task.ipc, 3, self.task.size, self.task.size)
-        return tools.tensor(tools.rng("initial noise").standard_normal(shape, dtype="float32"))
+        return self.noise(tools)
 
     def optimisers(self, params: Mapping[str, Tensor]) -> Optimisers:
         """SGD with momentum on whatever makes the images."""

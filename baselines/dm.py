@@ -37,8 +37,7 @@ class DM(Method[DMSettings]):
         """Random real images of each class, or Gaussian noise."""
         if self.settings.init == "real":
             return super().initial(tools)
-        shape = (self.task.classes * self.task.ipc, 3, self.task.size, self.task.size)
-        return tools.tensor(tools.rng("initial noise").standard_normal(shape, dtype="float32"))
+        return self.noise(tools)
 
     def optimisers(self, params: Mapping[str, Tensor]) -> Optimisers:
         """SGD with momentum on whatever makes the images."""

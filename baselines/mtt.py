@@ -82,8 +82,7 @@ class MTT(Method[MTTSettings]):
         """Random real images of each class, or Gaussian noise."""
         if self.settings.init == "real":
             return super().initial(tools)
-        shape = (self.task.classes * self.task.ipc, 3, self.task.size, self.task.size)
-        return tools.tensor(tools.rng("initial noise").standard_normal(shape, dtype="float32"))
+        return self.noise(tools)
 
     def extras(self) -> dict[str, Tensor]:
         """The student's step size, learnt with the images."""

@@ -123,8 +123,7 @@ class SRe2L(Method[SRe2LSettings]):
 
     def initial(self, tools: Tools) -> Tensor:
         """Gaussian noise, of mean 0 and variance 1 in the pixel space."""
-        shape = (self.task.classes * self.task.ipc, 3, self.task.size, self.task.size)
-        return tools.tensor(tools.rng("initial noise").standard_normal(shape, dtype="float32"))
+        return self.noise(tools)
 
     def optimisers(self, params: Mapping[str, Tensor]) -> Optimisers:
         """Adam, its learning rate falling to 0 as a cosine over the iterations."""

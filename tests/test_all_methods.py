@@ -53,7 +53,12 @@ def suite(seeds=1):
         grid.append({"method": method, "settings": settings, "evaluate": evaluation})
     grid[-1]["ipc"] = grid[5]["ipc"] = [1, 2]
     return {
-        **{**TINY, "protocol": "authors", "ipc": 2, "seeds": seeds, "grid": grid, "teacher": TEACHER},
+        **TINY,
+        "protocol": "authors",
+        "ipc": 2,
+        "seeds": seeds,
+        "grid": grid,
+        "teacher": TEACHER,
         "tables": ["accuracy"],
         "figures": ["sets"],
     }

@@ -170,11 +170,11 @@ def test_fake_parameters_where_a_fake_mode_is_on(tmp_path, stored, kind, made):
     def make():
         return stored[0] if kind == "stored" else ReplayBuffers(folder, SHAPES, CPU, epochs=3)
 
-    found = make() if made == "before" else None
+    found = make()
     with LiveBytes() as real:
-        kept = make().parameters(0, 2).square()
+        kept = found.parameters(0, 2).square()
     with FakeTensorMode():
-        found = found or make()
+        found = make() if made == "inside" else found
         with LiveBytes() as live:
             fake = found.parameters(0, 2)
             squared = fake.square()

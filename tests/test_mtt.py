@@ -322,7 +322,7 @@ def test_a_run_that_was_cut_ends_with_the_same_bits():
 
 
 def test_images_and_step_size_move_by_sgd_with_momentum_of_their_own():
-    run, _ = job(dataset(), lr_img=3.0, lr_lr=0.01, momentum=0.5)
+    run, _ = job(dataset(), lr_img=3.0, lr_lr=1e-4, momentum=0.5)
     before, sizes = run.x.images.clone(), [run.method.extras()["step_size"].item()]
     of_images, of_size = torch.zeros_like(before), 0.0
     for _ in range(3):
@@ -336,7 +336,7 @@ def test_images_and_step_size_move_by_sgd_with_momentum_of_their_own():
         run.record.observe()
         assert loss.item() == run.record.losses[-1]
         torch.testing.assert_close(run.x.images, before, rtol=1e-5, atol=1e-6)
-        assert sizes[-1] == pytest.approx(sizes[-2] - 0.01 * of_size, rel=1e-5)
+        assert sizes[-1] == pytest.approx(sizes[-2] - 1e-4 * of_size, rel=1e-5)
     assert sizes[-1] != sizes[0]
 
 
