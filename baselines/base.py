@@ -57,6 +57,10 @@ class Task:
         return self.dataset.partition("[")[0]
 
 
+class Unsuitable(Exception):
+    """A method cannot work with what it was given; the message says with what it could."""
+
+
 @dataclass(frozen=True)
 class Need:
     """Something made from the real data beforehand, in cells of its own that other cells share.
@@ -267,7 +271,11 @@ class Method(ABC, Generic[S]):
         self.task = task
 
     def begin(self, tools: Tools) -> None:
-        """Called once, before all else: where a method makes the tensors that it keeps."""
+        """Called once, before all else: where a method makes the tensors that it keeps.
+
+        Raises:
+            Unsuitable: an artifact or the network is none that it can work with.
+        """
 
     def initial(self, tools: Tools) -> Tensor:
         """The images to start from, [N, 3, H, W] in the pixel space; by default random real ones."""

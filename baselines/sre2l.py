@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from baselines.adam import Adam
-from baselines.base import Images, Method, Optimisers, Tools
+from baselines.base import Images, Method, Optimisers, Tools, Unsuitable
 from baselines.crops import resized_crop, resized_crop_window
 from baselines.defaults.sre2l import SRe2LSettings
 
@@ -111,11 +111,11 @@ class SRe2L(Method[SRe2LSettings]):
         """Keep the pixels' limits.
 
         Raises:
-            ValueError: the teacher has no batch norm.
+            Unsuitable: the teacher has no batch norm.
         """
         teacher = tools.artifacts["teacher"]
         if not _bn_layers(teacher):
-            raise ValueError(
+            raise Unsuitable(
                 f"SRe2L needs a teacher with batch norm, and {type(teacher).__name__} has none that keeps "
                 "running statistics; name one in `teacher`, such as {network: resnet18@bn}"
             )

@@ -39,6 +39,7 @@ class PixelsName(StrEnum):
 
     unit = "unit"
     normalised = "normalised"
+    zca = "zca"
     uint8 = "uint8"
 
 

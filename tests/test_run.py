@@ -229,7 +229,7 @@ def test_a_diverging_distillation_fails_with_its_evaluations(run):
     done = run(suite(grid=[{"method": "dm", "settings": {"iterations": 6, "batch_real": 4, "lr_img": 1e30}}]))
     assert (done.status, summary(done)) == (1, "2 cells: 0 hits, 0 made, 2 failed")
     first, second = done.err.splitlines()
-    assert "a lower lr_img may help" in first
+    assert "a lower learning rate may help" in first
     assert "its images failed: " in second
 
 

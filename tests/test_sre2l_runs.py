@@ -14,6 +14,7 @@ from torchvision.transforms.functional import resized_crop
 from baselines.crops import resized_crop_window
 from baselines.sre2l import bn_distances
 from bench import seeds
+from bench.errors import CellFailure
 from bench.memory import to_fake
 from bench.networks.build import build
 from bench.pixels import space
@@ -144,7 +145,7 @@ def test_the_teacher_is_left_as_it_was(data, teacher):
 
 @pytest.mark.parametrize("network", ["resnet18@w4", "convnet@w4"])
 def test_a_teacher_without_batch_norm_is_refused(data, network):
-    with pytest.raises(ValueError, match=r"needs a teacher with batch norm, and \w+ has none.*resnet18@bn"):
+    with pytest.raises(CellFailure, match=r"needs a teacher with batch norm, and \w+ has none.*resnet18@bn"):
         job(data, build(network, 4, 16))
 
 

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from baselines import METHODS, Task
+from baselines.base import Unsuitable
 from bench import artifacts
 from bench import device as devices
 from bench.cells import DistilCell
@@ -83,7 +84,9 @@ class Record:
             if trouble := self._trouble({name: column[i] for name, column in columns.items()}):
                 raise CellFailure(f"update {update}: {trouble}")
             if not math.isfinite(loss):
-                raise CellFailure(f"the loss became {loss} at update {update}; a lower lr_img may help")
+                raise CellFailure(
+                    f"the loss became {loss} at update {update}; a lower learning rate may help"
+                )
         self.losses += read
         for name, column in columns.items():
             self.extras.setdefault(name, []).extend(column)
@@ -136,7 +139,10 @@ class Distillation:
         self.record = Record(self.method.trouble)
         self.space = space(settings.pixels, dataset.mean, dataset.std, used.get("zca"))
         self.tools = HarnessTools(task, dataset, self.space, device, cell.network, cell.seed, cell.part, used)
-        self.method.begin(self.tools)
+        try:
+            self.method.begin(self.tools)
+        except Unsuitable as problem:
+            raise CellFailure(str(problem)) from None
         source = self.method.parametrization(self.tools)
         if source is None:
             self.x = Synthetic(self.method.initial(self.tools), task.classes, task.ipc)
@@ -232,7 +238,7 @@ def run(cell: DistilCell, context: Context) -> Outcome:
             context.between_steps(job.state)
     job.record.observe()
     if not job.x.images.isfinite().all():
-        raise CellFailure("pixels are not finite after the last update; a lower lr_img may help")
+        raise CellFailure("pixels are not finite after the last update; a lower learning rate may help")
     _save_images(job, cell, context.workspace / "images.safetensors")
     keep_beside(job.space, context.workspace)
     _save_plate(job, context.dataset.classes, context.workspace / "plate.png")
