@@ -65,3 +65,13 @@ def quick_collections():
     gc.freeze()
     yield
     gc.unfreeze()
+
+
+@pytest.fixture(scope="session")
+def every_method(tmp_path_factory, cache):
+    """The folder of a finished run of a suite with every method."""
+    from every_method import run as every_method_run
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("METADD_CACHE", str(cache))
+        return every_method_run(tmp_path_factory.mktemp("every_method"))

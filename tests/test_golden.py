@@ -19,11 +19,10 @@ import torch
 from command_line import TINY, spec
 
 from baselines import METHODS
-from bench import data, seeds
+from bench import data, pretraining, recipes, seeds
 from bench.augment import for_dataset
 from bench.cells import VERSIONS, DatasetId
 from bench.plan import Dataset, plan
-from bench.recipes import RECIPES
 from bench.spec import Spec, validated
 from bench.stages import Context, distill, evaluate
 
@@ -45,7 +44,8 @@ def versions():
     return {
         "stages": dict(VERSIONS),
         "methods": {name: entry.settings.version for name, entry in METHODS.items()},
-        "recipes": {name: recipe.version for name, recipe in RECIPES.items()},
+        "pretraining": dict(pretraining.VERSIONS),
+        "recipes": {name: recipes.resolve(name, {}, 32).version for name in recipes.RECIPES},
     }
 
 
@@ -93,6 +93,20 @@ def results(folder):
     return found | {"evaluation loss": outcome.result["train_loss"], "right": outcome.result["correct"]}
 
 
+def of_every_method(folder):
+    """Losses of each cell of a suite with every method; counts of images may differ by one elsewhere."""
+    lines = (folder / "results/tiny/rows.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    numbers = {row["key"]: {k: v for k, v in row["result"].items() if isinstance(v, float)} for row in rows}
+    counted = ("accuracy", "agreement")
+    return {
+        f"{row['cell']['kind']} {number}": {
+            name: value for name, value in numbers[row["key"]].items() if name not in counted
+        }
+        for number, row in enumerate(rows)
+    }
+
+
 def moments(images):
     """What stands for the images: mean and standard deviation of each."""
     return {"mean": images.mean((1, 2, 3)).tolist(), "std": images.std((1, 2, 3)).tolist()}
@@ -112,8 +126,9 @@ def differences(golden, found, where=""):
     return [] if same else [f"{where}: {golden} has become {found}"]
 
 
-def test_equal_keys_mean_equal_results(tmp_path):
+def test_equal_keys_mean_equal_results(tmp_path, every_method):
     found = {"versions": versions(), "keys": keys(), "draws": draws(), "results": results(tmp_path)}
+    found["results"]["of every method"] = of_every_method(every_method)
     if os.environ.get("METADD_GOLDEN") == "write":
         FILE.write_text(json.dumps(found, indent=1) + "\n")
     golden = json.loads(FILE.read_text())

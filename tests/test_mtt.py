@@ -227,6 +227,29 @@ def test_gradient_is_that_of_finite_differences(gradient):
         assert found[pixel].item() == pytest.approx((ends[0] - ends[1]) / 2e-4, rel=1e-4, abs=1e-10)
 
 
+@pytest.mark.parametrize("gradient", ["adjoint", "unrolled"])
+def test_the_student_trains_as_in_distill_py(gradient):
+    """The loop of distill.py with torch's own optimiser: a draw for each step, parameters for each image."""
+    images, labels = randn(6, 3, 16, 16), torch.tensor([0, 0, 1, 1, 2, 2])
+    loss, _, _, tools = matched(images=images, gradient=gradient)
+    (expert, start), (_, end) = tools.artifacts["experts"].asked
+    first, target = (tools.artifacts["experts"].parameters(expert, epoch) for epoch in (start, end))
+    network, rng = build("convnet@w4", 3, 16).double(), tools.rng("student augmentation")
+    nn.utils.vector_to_parameters(first.clone(), network.parameters())  # they become views of it
+    sgd, ops = torch.optim.SGD(network.parameters(), lr=0.05), set()
+    for rows in batches(tools.rng("student batches"), 6, 4, 5):
+        draw = tools.augment.draw_batch(rng, len(rows))
+        ops.add(draw.ops[0])
+        sgd.zero_grad()
+        logits = network(tools.augment.apply(images[rows], draw))
+        nn.functional.cross_entropy(logits, labels[rows]).backward()
+        sgd.step()
+    reached = nn.utils.parameters_to_vector(network.parameters()).detach()
+    expected = (reached - target).pow(2).sum() / (first - target).pow(2).sum()
+    assert len(ops) > 1
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-10)
+
+
 def test_one_expert_and_two_of_its_epochs_are_read():
     *_, tools = matched(expert_epochs=4, max_start_epoch=1)
     (expert, start), (same, end) = tools.artifacts["experts"].asked
