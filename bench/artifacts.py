@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,12 @@ from torch import nn
 
 from baselines.generators import files as generators
 from baselines.generators.base import Generator
-from bench.cells import FILE, DatasetId
-from bench.data import Dataset
+from bench.cells import FILE, DatasetId, DistilCell, PretrainCell
 from bench.errors import UserError
 from bench.experts import ReplayBuffers, StoredExperts
 from bench.memory import real_tensors, to_fake
 from bench.networks.build import Network, build
+from bench.stages import Context
 from bench.zca import ZCA
 
 #: The file that each kind of pretrain cell leaves.
@@ -30,38 +29,22 @@ NAMES = {
     "zca": "zca.safetensors",
 }
 
-#: Finished cells' artifacts: key -> file name -> path.
-Artifacts = Mapping[str, Mapping[str, Path]]
 
-
-def load(
-    uses: Mapping[str, tuple[str, ...]],
-    artifacts: Artifacts,
-    files: Mapping[str, Path],
-    dataset: Dataset,
-    network: str | None,
-    device: torch.device,
-) -> dict[str, Any]:
+def load(cell: DistilCell | PretrainCell, context: Context) -> dict[str, Any]:
     """What a cell ``uses``, by name, on the device (or as fakes, where a fake mode is on).
-
-    Args:
-        uses: keys of cells, or ``file:SHA256``, by name.
-        artifacts: the files of these cells.
-        files: where what was made elsewhere is.
-        dataset: what the cell works on.
-        network: what it works with, where it does.
-        device: where to.
 
     Raises:
         UserError: a file from elsewhere does not fit.
     """
     found: dict[str, Any] = {}
-    for name, keys in uses.items():
+    dataset, device = context.dataset, context.device
+    for name, keys in cell.uses.items():
         if keys[0].startswith(FILE):
-            found[name] = _from_elsewhere(name, files[keys[0]], dataset, network, device)
+            assert isinstance(cell, DistilCell)
+            found[name] = _from_elsewhere(name, context.files[keys[0]], cell, device)
             continue
-        (kind,) = {kind for kind, file in NAMES.items() if file in artifacts[keys[0]]}
-        paths = [artifacts[key][NAMES[kind]] for key in keys]
+        (kind,) = {kind for kind, file in NAMES.items() if file in context.artifacts[keys[0]]}
+        paths = [context.artifacts[key][NAMES[kind]] for key in keys]
         if kind == "expert":
             found[name] = StoredExperts(paths, device)
         elif kind == "zca":
@@ -98,20 +81,24 @@ def _generator(path: Path, device: torch.device) -> Generator:
     return generator.to(device) if fake is None else to_fake(fake, generator)
 
 
-def _from_elsewhere(
-    name: str, path: Path, dataset: Dataset, network: str | None, device: torch.device
-) -> Any:
+def _from_elsewhere(name: str, path: Path, cell: DistilCell, device: torch.device) -> Any:
+    about = cell.dataset
     if name == "experts":
-        assert network is not None
+        assert cell.network is not None
         with torch.device("meta"):
-            shapes = [tuple(p.shape) for p in build(network, len(dataset.classes), dataset.size).parameters()]
-        return ReplayBuffers(path, shapes, device)
+            network = build(cell.network, about.classes, about.size)
+        settings = cell.settings.get("inner", cell.settings)
+        last = settings["max_start_epoch"] - 1 + settings["expert_epochs"]
+        return ReplayBuffers(path, shapes, device, last)
+        return ReplayBuffers(
+            path, shapes, device, settings["max_start_epoch"] - 1 + settings["expert_epochs"]
+        )
     try:
         generator = _generator(path, device)
     except ValueError as error:
         raise UserError(str(error)) from None
-    if generator.size != dataset.size:
+    if generator.size != about.size:
         raise UserError(
-            f"{path}: its images are {generator.size} pixels wide, those of {dataset.spec} {dataset.size}"
+            f"{path}: its images are {generator.size} pixels wide, those of {about.name} {about.size}"
         )
     return generator

@@ -227,14 +227,17 @@ def test_gradient_is_that_of_finite_differences(gradient):
         assert found[pixel].item() == pytest.approx((ends[0] - ends[1]) / 2e-4, rel=1e-4, abs=1e-10)
 
 
-@pytest.mark.parametrize("gradient", ["adjoint", "unrolled"])
-def test_the_student_trains_as_in_distill_py(gradient):
+@pytest.mark.parametrize(
+    ("gradient", "name"),
+    [("adjoint", "convnet@w4"), ("unrolled", "convnet@w4"), ("adjoint", "convnet@w4@bn")],
+)
+def test_the_student_trains_as_in_distill_py(gradient, name):
     """The loop of distill.py with torch's own optimiser: a draw for each step, parameters for each image."""
     images, labels = randn(6, 3, 16, 16), torch.tensor([0, 0, 1, 1, 2, 2])
-    loss, _, _, tools = matched(images=images, gradient=gradient)
+    loss, _, _, tools = matched(name, images=images, gradient=gradient)
     (expert, start), (_, end) = tools.artifacts["experts"].asked
     first, target = (tools.artifacts["experts"].parameters(expert, epoch) for epoch in (start, end))
-    network, rng = build("convnet@w4", 3, 16).double(), tools.rng("student augmentation")
+    network, rng = build(name, 3, 16).double().train(), tools.rng("student augmentation")
     nn.utils.vector_to_parameters(first.clone(), network.parameters())  # they become views of it
     sgd, ops = torch.optim.SGD(network.parameters(), lr=0.05), set()
     for rows in batches(tools.rng("student batches"), 6, 4, 5):

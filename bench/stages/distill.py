@@ -223,9 +223,7 @@ def run(cell: DistilCell, context: Context) -> Outcome:
         OutOfTime: the time limit was reached; a checkpoint is in ``context.partial``.
     """
     started = time.monotonic()
-    used = artifacts.load(
-        *(cell.uses, context.artifacts, context.files), context.dataset, cell.network, context.device
-    )
+    used = artifacts.load(cell, context)
     memory = _counted(cell, context, used)
     devices.reset_peak(context.device)
     job = Distillation(cell, context.dataset, context.device, used)

@@ -129,7 +129,7 @@ def _count_live_bytes(cell: PretrainCell, settings: GeneratorSettings, context: 
 def _judged(cell: PretrainCell, generator: Generator, context: Context) -> dict[str, Any]:
     """How many samples of each class the judge takes for that class."""
     dataset, device = context.dataset, context.device
-    used = artifacts.load(cell.uses, context.artifacts, context.files, dataset, None, device)
+    used = artifacts.load(cell, context)
     seen = PixelSpace("normalised", dataset.mean, dataset.std)
     classes = cell.dataset.classes
     labels = np.arange(classes).repeat(max(PER_CLASS, SAMPLES // classes))

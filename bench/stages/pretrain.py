@@ -81,7 +81,7 @@ def _network(cell: PretrainCell, context: Context) -> Outcome:
 
 
 def _space(cell: PretrainCell, context: Context) -> Space:
-    found = artifacts.load(cell.uses, context.artifacts, context.files, context.dataset, None, context.device)
+    found = artifacts.load(cell, context)
     kind = cell.settings.get("pixels", "normalised")
     return space(kind, context.dataset.mean, context.dataset.std, found.get("zca"))
 
