@@ -87,12 +87,10 @@ def _from_elsewhere(name: str, path: Path, cell: DistilCell, device: torch.devic
         assert cell.network is not None
         with torch.device("meta"):
             network = build(cell.network, about.classes, about.size)
+        shapes = [tuple(parameter.shape) for parameter in network.parameters()]
         settings = cell.settings.get("inner", cell.settings)
         last = settings["max_start_epoch"] - 1 + settings["expert_epochs"]
         return ReplayBuffers(path, shapes, device, last)
-        return ReplayBuffers(
-            path, shapes, device, settings["max_start_epoch"] - 1 + settings["expert_epochs"]
-        )
     try:
         generator = _generator(path, device)
     except ValueError as error:
