@@ -20,10 +20,10 @@ SUITES = sorted(path.parent.name for path in RESULTS.glob("*/rows.jsonl"))
 DATA = Path(os.environ.get("METADD_DATA", "absent"))  # read here, because tests are kept from it
 
 
-def accuracies(method, ipc, network):
+def accuracies(method, ipc, network, recipe="dsa"):
     """Of the suite cifar10-cpu, by distillation seed."""
     rows = Results(RESULTS / "cifar10-cpu").rows.values()
-    wanted = {"method": method, "ipc": ipc, "network": network}
+    wanted = {"method": method, "ipc": ipc, "network": network, "recipe": recipe}
     found = [row for row in rows if row["current"] and wanted.items() <= row["tags"].items()]
     return [row["result"]["accuracy"] for row in sorted(found, key=lambda row: row["tags"]["seed"])]
 
@@ -74,11 +74,38 @@ def test_random_images_reach_the_published_accuracies():
     assert 28 <= summarise(ten).mean <= 33
 
 
-def test_dm_is_above_random_by_more_than_the_interval():
+@pytest.mark.parametrize(("method", "recipe"), [("DM", "dsa"), ("DSA", "dsa"), ("DC", "dc")])
+def test_matching_is_above_random_by_more_than_the_interval(method, recipe):
     """On the network it distilled with, by the 95% interval of each."""
-    dm, real = (summarise(accuracies(method, 1, "convnet")) for method in ("DM", "Random"))
-    assert (dm.n, real.n) == (3, 5)
-    assert dm.interval[0] > real.interval[1]
+    ours, real = (summarise(accuracies(each, 1, "convnet", recipe)) for each in (method, "Random"))
+    assert (ours.n, real.n) == (3, 5)
+    assert ours.interval[0] > real.interval[1]
+
+
+def test_mtt_matches_its_experts():
+    """A loss of 1 is that of a student that has not moved."""
+    rows = Results(RESULTS / "cifar10-cpu").rows.values()
+    losses = [
+        row["result"]["mean_loss_last_fifth"]
+        for row in rows
+        if row["current"] and row["cell"]["kind"] == "distil" and row["cell"]["method"] == "mtt"
+    ]
+    assert len(losses) == 3
+    assert max(losses) < 0.9
+
+
+def test_what_was_trained_beforehand_is_over_half_accurate():
+    rows = Results(RESULTS / "cifar10-cpu").rows.values()
+    trained = [row["result"] for row in rows if row["current"] and row["cell"]["kind"] == "pretrain"]
+    accuracies_there = [result["accuracy"] for result in trained if "accuracy" in result]
+    assert len(accuracies_there) >= 5
+    assert min(accuracies_there) > 50
+
+
+def test_sre2l_stands_beside_random_images_with_the_same_labels():
+    for network in ("convnet", "resnet18@w16"):
+        assert len(accuracies("SRe2L", 1, network, "sre2l")) == 3
+        assert len(accuracies("Random, same soft labels", 1, network, "sre2l")) == 3
 
 
 def test_the_readme_shows_the_committed_table():
@@ -91,7 +118,6 @@ def test_the_readme_shows_the_committed_table():
 @pytest.mark.skipif(not (DATA / "cifar10").is_dir(), reason="METADD_DATA has no cifar10/")
 def test_committed_rows_count_as_hits(tmp_path):
     opened = bench.open_suite("cifar10-cpu", data_dir=DATA, store=tmp_path / "store", results=RESULTS)
-    assert {kind: counts["finished"] for kind, counts in bench.status(opened).items()} == {
-        "distil": 13,
-        "evaluate": 37,
-    }
+    counts = bench.status(opened)
+    assert not [kind for kind, states in counts.items() if states["missing"] or states["failed"]]
+    assert counts["distil"]["finished"] > 30
