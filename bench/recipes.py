@@ -34,9 +34,9 @@ beforehand, as its ImageNet scripts do, and every student sees the same.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 #: The recipe's name that stands for each method's own.
 AUTHORS = "authors"
@@ -83,6 +83,12 @@ class WarmedRecipe(Recipe):
 
     warmup_epochs: int = Field(0, ge=0, description="epochs over which the learning rate rises")
     warmup_from: float = Field(0.01, ge=0, le=1, description="the share of `lr` that it rises from")
+
+    @model_validator(mode="after")
+    def _warm_up_ends(self) -> Self:
+        if self.warmup_epochs >= self.epochs and self.warmup_epochs:
+            raise ValueError(f"a warm-up of {self.warmup_epochs} epochs leaves none of {self.epochs}")
+        return self
 
 
 class StepSizeRecipe(Recipe):

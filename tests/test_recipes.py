@@ -166,3 +166,9 @@ def test_a_set_s_step_size_lies_in_its_file(tmp_path):
     data = Identity("pets", "0" * 64, ("cat", "dog", "owl"), 32, (9, 9, 9), (9, 9, 9))
     found = [read(path, data, PixelSpace("unit"), None)[0] for path in paths]
     assert [(each.step_size, each.number) for each in found] == [(None, 4), (0.25, 4), (0.5, 4)]
+
+
+def test_a_warm_up_that_leaves_no_epoch_is_refused():
+    with pytest.raises(ValidationError, match="a warm-up of 5 epochs leaves none of 5"):
+        recipes.resolve("sre2l", {"epochs": 5, "warmup_epochs": 5}, 64)
+    assert recipes.resolve("glad", {"epochs": 3}, 32).warmup_epochs == 2
