@@ -28,7 +28,7 @@ def test_each_method_has_a_row_that_says_what_it_rests_on(every_method):
     assert "Random, same soft labels" in evaluated
     assert any("trained generator" in method for method in evaluated)
     assert any("untrained generator" in method for method in evaluated)
-    for words in ("classifier resnet18@w2@bn (2 epochs), test accuracy", "2 experts convnet@w8 (1 epochs)"):
+    for words in ("classifier resnet18@w2@bn (1 epochs), test accuracy", "2 experts convnet@w8 (1 epochs)"):
         assert words in table
     assert "trained generator (4 steps), of whose" in table
 

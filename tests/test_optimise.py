@@ -52,8 +52,8 @@ def test_step():
 
 def test_constant():
     assert rates(warmed(epochs=4, schedule="constant"), 0.1) == [0.1] * 4
-    slow = warmed(epochs=4, schedule="constant", warmup_epochs=8, warmup_from=0.0)
-    assert rates(slow, 0.1) == pytest.approx([0.0, 0.0125, 0.025, 0.0375])
+    slow = warmed(epochs=5, schedule="constant", warmup_epochs=4, warmup_from=0.0)
+    assert rates(slow, 0.1) == pytest.approx([0.0, 0.025, 0.05, 0.075, 0.1])
 
 
 def test_cosine():

@@ -15,7 +15,7 @@ import bench
 from baselines import METHODS
 from bench import data
 from bench.api import Opened, Silent, open_suite
-from bench.stages import distill, evaluate
+from bench.stages import Context, distill, evaluate
 from bench.stages.tools import HarnessTools
 from metadd import PLUGINS, PluginEntry, PluginSettings
 
@@ -185,7 +185,7 @@ def test_failed_cells_are_recorded_named_and_tried_again(run, small_images, tmp_
     assert lines[0].startswith("failed: distil DM IPC 1 seed 0 [")
     assert lines[0].endswith(f"]: {too_small}")
     assert lines[1].startswith("failed: evaluate DM IPC 1 seed 0 on vgg11@w8 (0) [")
-    assert all(line.endswith(f"]: its images failed: {too_small}") for line in lines[1:3])
+    assert all(line.endswith(f"]: what it needs failed: {too_small}") for line in lines[1:3])
     assert lines[3].startswith("failed: evaluate Random IPC 1 seed 0 on vgg11@w8")
     assert lines[4].startswith("failed: evaluate Full data seed 0 on convnet@w8")
     assert "diverged by epoch 3" in lines[4]
@@ -230,7 +230,7 @@ def test_a_diverging_distillation_fails_with_its_evaluations(run):
     assert (done.status, summary(done)) == (1, "2 cells: 0 hits, 0 made, 2 failed")
     first, second = done.err.splitlines()
     assert "a lower learning rate may help" in first
-    assert "its images failed: " in second
+    assert "what it needs failed: " in second
 
 
 @pytest.mark.parametrize(
@@ -301,13 +301,13 @@ def pair(monkeypatch, tmp_path):
     return make
 
 
-def test_a_pair_shares_all_but_the_plugin(pair, monkeypatch):
+def test_a_pair_shares_all_but_the_plugin(pair, monkeypatch, tmp_path):
     opened, cells, evaluations, dataset = pair(0.3)
     assert [item.tags["method"] for item in opened.plan] == ["DM", "DM", "DM + Stub", "DM + Stub"]
     drawn, real = [], HarnessTools.real
 
-    def recording(self, first, last, per_class):
-        images = real(self, first, last, per_class)
+    def recording(self, *what):
+        images = real(self, *what)
         drawn[-1].append(images.clone())
         return images
 
@@ -326,10 +326,13 @@ def test_a_pair_shares_all_but_the_plugin(pair, monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(*networks, strict=True))
     assert not torch.equal(jobs[0].x.images, jobs[1].x.images)
 
-    trained = [
-        evaluate._training(cell, evaluate._training_set(None, dataset, jobs[0].space, CPU), dataset, CPU)
-        for cell in evaluations
-    ]
+    trained = []
+    count = evaluate._count_live_bytes
+    monkeypatch.setattr(evaluate, "_count_live_bytes", lambda t: (trained.append(t), count(t))[1])
+    for cell in evaluations:
+        evaluate.train_and_test(
+            cell, None, Context(dataset, CPU, {}, tmp_path / "none", tmp_path / "partial")
+        )
     first, second = (list(training.network.state_dict().values()) for training in trained)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
@@ -389,7 +392,7 @@ def test_reading_losses_back_is_part_of_what_updates_took(monkeypatch):
         return stack(losses)
 
     record = distill.Record()
-    record.add(iter([torch.tensor(1.0)]))
+    record.add(iter([(torch.tensor(1.0), {})]))
     monkeypatch.setattr(torch, "stack", slowly)
     record.observe()
     assert record.losses == [1.0]

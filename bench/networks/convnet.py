@@ -46,7 +46,8 @@ class HalvingPool(nn.AvgPool2d):
 
     PyTorch's own pooling of float32 maps is not vectorised there: it took 30% of a ConvNet's forward. The
     convolution (oneDNN's) is 2 to 4 times as fast and has the same bits: it adds the four in the same order,
-    and a division by four rounds as four multiplications by a quarter do.
+    and a division by four rounds as four multiplications by a quarter do. (A lone value, one image of one
+    channel and 2x2 pixels, may differ in its last bit on some processors.)
     """
 
     def __init__(self) -> None:
