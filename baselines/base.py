@@ -278,7 +278,12 @@ class Method(ABC, Generic[S]):
         """
 
     def initial(self, tools: Tools) -> Tensor:
-        """The images to start from, [N, 3, H, W] in the pixel space; by default random real ones."""
+        """The images to start from, [N, 3, H, W] in the pixel space: random real ones.
+
+        Or Gaussian noise, where the settings have an ``init`` that says ``noise``.
+        """
+        if getattr(self.settings, "init", "real") == "noise":
+            return self.noise(tools)
         return tools.real(0, self.task.classes, self.task.ipc).flatten(0, 1)
 
     def noise(self, tools: Tools) -> Tensor:

@@ -77,12 +77,6 @@ class DC(Method[DCSettings]):
     gradients of real and of synthetic images are those of one network.
     """
 
-    def initial(self, tools: Tools) -> Tensor:
-        """Gaussian noise, or random real images of each class."""
-        if self.settings.init == "real":
-            return super().initial(tools)
-        return self.noise(tools)
-
     def optimisers(self, params: Mapping[str, Tensor]) -> Optimisers:
         """SGD with momentum on whatever makes the images."""
         sgd = torch.optim.SGD(list(params.values()), lr=self.settings.lr_img, momentum=self.settings.momentum)

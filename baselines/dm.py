@@ -33,12 +33,6 @@ def dm_loss(real: Tensor, synthetic: Tensor) -> Tensor:
 class DM(Method[DMSettings]):
     """One update an iteration, each against a new random network in training mode."""
 
-    def initial(self, tools: Tools) -> Tensor:
-        """Random real images of each class, or Gaussian noise."""
-        if self.settings.init == "real":
-            return super().initial(tools)
-        return self.noise(tools)
-
     def optimisers(self, params: Mapping[str, Tensor]) -> Optimisers:
         """SGD with momentum on whatever makes the images."""
         sgd = torch.optim.SGD(list(params.values()), lr=self.settings.lr_img, momentum=self.settings.momentum)

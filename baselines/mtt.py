@@ -78,12 +78,6 @@ class MTT(Method[MTTSettings]):
         self._step_size = tools.tensor(np.array(self.settings.lr_teacher, np.float32))
         self._order = int(tools.rng("expert order").integers(2**63))
 
-    def initial(self, tools: Tools) -> Tensor:
-        """Random real images of each class, or Gaussian noise."""
-        if self.settings.init == "real":
-            return super().initial(tools)
-        return self.noise(tools)
-
     def extras(self) -> dict[str, Tensor]:
         """The student's step size, learnt with the images."""
         return {"step_size": self._step_size}

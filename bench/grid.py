@@ -189,7 +189,8 @@ class Rows:
         entry = METHODS[RANDOM].settings
         settings = entry.resolve(self._task(ipc), {})
         distilled, _ = self._distilled(RANDOM, settings, ipc, Named(name="none"))
-        about = {"method": f"{entry.label}, same soft labels", "plugin": "none", "distilled_on": None}
+        whose = f" as {self._block.label}" if self._block.label else ""
+        about = {"method": f"{entry.label}, same soft labels{whose}", "plugin": "none", "distilled_on": None}
         yield from self._sets(distilled, recipe, {**row, **about}, set())
 
     def _sets(

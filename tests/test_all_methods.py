@@ -4,10 +4,13 @@ import json
 from itertools import pairwise
 
 import pytest
+import torch
 from command_line import finish, run_here, start, write_tables
 from every_method import RUN, SETTINGS, suite
+from safetensors.torch import load_file
 
 from baselines import METHODS
+from bench.networks.build import build
 
 
 def rows(folder, kind):
@@ -99,3 +102,32 @@ def test_a_second_seed_differs_and_the_first_does_not_change(every_method, tmp_p
         by_method.setdefault(row["cell"]["method"], []).append(row["artifacts"]["images.safetensors"])
     for sets in by_method.values():
         assert all(a != b for a, b in pairwise(sorted(sets)))
+
+
+def test_experts_made_elsewhere_are_used_and_planned_by_their_content(
+    every_method, tmp_path, monkeypatch, capfd
+):
+    """The authors' replay buffers: lists of experts, of snapshots, of parameters."""
+    (trajectory, *_) = sorted(every_method.glob("store/pretrain/*/*/trajectory.safetensors"))
+    flat = load_file(trajectory)["parameters"]
+    shapes = [p.shape for p in build("convnet@w8", 3, 32).parameters()]
+    sizes = [shape.numel() for shape in shapes]
+    snapshots = [
+        [part.reshape(shape).clone() for part, shape in zip(one.split(sizes), shapes, strict=True)]
+        for one in flat
+    ]
+    folder = tmp_path / "buffers"
+    folder.mkdir()
+    torch.save([snapshots], folder / "replay_buffer_0.pt")
+    monkeypatch.chdir(tmp_path)
+    block = {"method": "mtt", "settings": {**SETTINGS["mtt"], "experts_from": f"file:{folder}"}}
+    block["settings"]["expert"] = {}
+    small = {**suite(), "ipc": 1, "grid": [block], "teacher": {}, "figures": []}
+    write_tables(tmp_path / "tables.yaml", tiny=small)
+    done = run_here(monkeypatch, capfd, *RUN)
+    assert (done.status, done.err) == (0, "")
+    assert "| MTT " in done.out
+    (row,) = rows(tmp_path, "distil")
+    assert not rows(tmp_path, "pretrain")
+    assert str(folder) not in json.dumps(row["cell"])
+    assert row["cell"]["uses"]["experts"][0].startswith("file:")
