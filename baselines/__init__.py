@@ -45,9 +45,11 @@ def _load(at: str) -> Any:
 #: Every method by the name that ``tables.yaml`` uses.
 METHODS: dict[str, Entry] = {
     "random": Entry("baselines.defaults.random:RandomSettings", "baselines.random:Random"),
+    "alone": Entry("baselines.defaults.alone:AloneSettings", "baselines.alone:Alone"),
     "dc": Entry("baselines.defaults.dc:DCSettings", "baselines.dc:DC"),
     "dsa": Entry("baselines.defaults.dc:DSASettings", "baselines.dc:DC"),
     "dm": Entry("baselines.defaults.dm:DMSettings", "baselines.dm:DM"),
+    "dm-multi": Entry("baselines.defaults.dm:DMMultiSettings", "baselines.dm:DMMulti"),
     "mtt": Entry("baselines.defaults.mtt:MTTSettings", "baselines.mtt:MTT"),
     "sre2l": Entry("baselines.defaults.sre2l:SRe2LSettings", "baselines.sre2l:SRe2L"),
     "glad": Entry("baselines.defaults.glad:GLaDDMSettings", "baselines.glad:GLaD"),

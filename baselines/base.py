@@ -53,7 +53,7 @@ class Task:
 
     @property
     def base(self) -> str:
-        """The dataset's name without a subset of its classes: what authors' settings go by."""
+        """The dataset's name without what stands in brackets: what authors' settings go by."""
         return self.dataset.partition("[")[0]
 
 
@@ -90,8 +90,8 @@ class MethodSettings(BaseModel):
     label: ClassVar[str]
     #: Whether the method distils at all; ``random`` only chooses images.
     learns: ClassVar[bool] = True
-    #: Whether it distils with the suite's network (SRe2L does so with its teacher).
-    distils_with_network: ClassVar[bool] = True
+    #: Whether it has a gradient of its own, for a plug-in's to be a share of.
+    has_loss: ClassVar[bool] = True
     #: The recipe that its authors evaluate with.
     recipe: ClassVar[str] = "dsa"
 
@@ -120,6 +120,14 @@ class MethodSettings(BaseModel):
     def row_label(self) -> str:
         """The name in tables of a row with these settings."""
         return self.label
+
+    def distils_with(self, network: str) -> tuple[str, ...]:
+        """The networks that take part by name, where the suite's is ``network``: by default that one alone.
+
+        What ``needs`` names (SRe2L's teacher) takes part besides. A name among the settings is checked and
+        brought to its canonical spelling by the harness, there too.
+        """
+        return (network,) if self.learns else ()
 
     def needs(self, network: str) -> Mapping[str, Need]:
         """What ``tools.artifacts`` must hold, by name, for a distillation with this network."""
@@ -220,8 +228,11 @@ class Tools(Protocol):
     def tensor(self, values: np.ndarray) -> Tensor:
         """An array on the device (or as a fake tensor, where memory is counted without computing)."""
 
-    def network(self) -> nn.Module:
-        """The distilling network with fresh random weights; same weights for every call in an iteration."""
+    def network(self, name: str | None = None) -> nn.Module:
+        """The named network, or the suite's, with fresh random weights; those of the iteration at every call.
+
+        The harness keeps the latest only. A method that asks for another lets go of the one before.
+        """
 
     def real(self, first: int, last: int, per_class: int, *draw: int) -> Tensor:
         """Real images [last - first, K, 3, H, W] of these classes in the pixel space, without replacement.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from baselines.base import Images, Method, Optimisers, Tools
-from baselines.defaults.dm import DMSettings
+from baselines.defaults.dm import DMMultiSettings, DMSettings
 
 
 def dm_loss(real: Tensor, synthetic: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ class DM(Method[DMSettings]):
 
     def iteration(self, k: int, images: Images, tools: Tools) -> Iterator[Tensor]:
         """Match the classes chunk by chunk: the loss is a sum over classes, so the gradient is the same."""
-        network = tools.network().requires_grad_(False).train()
+        network = self._network(k, tools).requires_grad_(False).train()
         embed = cast("Callable[[Tensor], Tensor]", network.embed)
         augmented = self.settings.augment == "dsa"
         draw = tools.augment.draw_siamese(tools.rng("siamese"), images.classes) if augmented else None
@@ -65,6 +65,22 @@ class DM(Method[DMSettings]):
             images.add(rows, torch.autograd.grad(loss, leaf)[0])
             total += loss.detach()
         yield total
+
+    def _network(self, k: int, tools: Tools) -> nn.Module:
+        return tools.network()
+
+
+class DMMulti(DM):
+    """DM that goes round several architectures: iteration k matches under ``networks[k % n]``.
+
+    The control for a plug-in that knows several architectures: what these give without it. Ours.
+    """
+
+    settings: DMMultiSettings
+
+    def _network(self, k: int, tools: Tools) -> nn.Module:
+        networks = self.settings.networks
+        return tools.network(networks[k % len(networks)])
 
 
 def _couples_samples(network: nn.Module) -> bool:

@@ -13,13 +13,14 @@ from torch import nn
 
 from baselines.generators import files as generators
 from baselines.generators.base import Generator
-from bench.cells import FILE, DatasetId, DistilCell, PretrainCell
-from bench.errors import UserError
+from bench.cells import AUXILIARY, FILE, DatasetId, DistilCell, PretrainCell
+from bench.errors import CellFailure, UserError
 from bench.experts import ReplayBuffers, StoredExperts
 from bench.memory import real_tensors, to_fake
 from bench.networks.build import Network, build
 from bench.stages import Context
 from bench.zca import ZCA
+from metadd import CAM, Unsuitable
 
 #: The file that each kind of pretrain cell leaves.
 NAMES = {
@@ -49,6 +50,8 @@ def load(cell: DistilCell | PretrainCell, context: Context) -> dict[str, Any]:
             found[name] = StoredExperts(paths, device)
         elif kind == "zca":
             found[name] = ZCA.load(paths[0])
+        elif name.startswith(AUXILIARY):
+            found[name] = cam(paths[0], len(dataset.classes), dataset.size, device)
         elif kind == "classifier":
             found[name] = classifier(paths[0], len(dataset.classes), dataset.size, device)
         else:
@@ -66,13 +69,31 @@ def save_classifier(network: nn.Module, name: str, dataset: DatasetId, path: Pat
 def classifier(path: Path, classes: int, size: int, device: torch.device) -> Network:
     """A trained network, frozen and in evaluation mode."""
     with real_tensors() as fake:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads(file.metadata()["metadd"])
-        with torch.random.fork_rng(devices=[]):  # the weights that it is built with are replaced
-            network = build(about["network"], classes, size)
-        network.load_state_dict(load_file(path))
-        network.eval().requires_grad_(False)
+        network = _classifier(path, classes, size)
     return network.to(device) if fake is None else to_fake(fake, network)
+
+
+def cam(path: Path, classes: int, size: int, device: torch.device) -> CAM:
+    """A trained network with its class activation maps.
+
+    Raises:
+        CellFailure: it has none.
+    """
+    with real_tensors() as fake:  # where the map is read is found by looking at values
+        try:
+            found = CAM(_classifier(path, classes, size), size)
+        except Unsuitable as problem:
+            raise CellFailure(str(problem)) from None
+    return found.to(device) if fake is None else to_fake(fake, found)
+
+
+def _classifier(path: Path, classes: int, size: int) -> Network:
+    with safe_open(path, framework="pt") as file:
+        about = json.loads(file.metadata()["metadd"])
+    with torch.random.fork_rng(devices=[]):  # the weights that it is built with are replaced
+        network = build(about["network"], classes, size)
+    network.load_state_dict(load_file(path))
+    return network.eval().requires_grad_(False)
 
 
 def _generator(path: Path, device: torch.device) -> Generator:

@@ -18,10 +18,12 @@ from bench.data import Identity, parse
 
 #: Raised whenever a stage (or what it shares with others: augmentation, networks, seeds, training) gives
 #: other results for equal cells. ``tests/test_golden.py`` fails until it is.
-VERSIONS = {"distil": 1, "evaluate": 1, "pretrain": 1, "relabel": 1}
+VERSIONS = {"analyse": 1, "distil": 1, "evaluate": 1, "pretrain": 1, "relabel": 1}
 
 #: The ``images`` of an evaluate cell that trains on the whole real training set.
 WHOLE_TRAINING_SET = "train"
+#: The ``images`` of an analyse cell that looks at real test images.
+TEST_IMAGES = "test"
 
 
 def canonical(value: Any) -> str:
@@ -78,6 +80,8 @@ class Cell:
 
 #: How a key of ``uses`` begins that is no cell's: something made elsewhere, by its content.
 FILE = "file:"
+#: How the names in ``uses`` begin of the networks that a plug-in looks through.
+AUXILIARY = "auxiliary:"
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,6 +168,27 @@ class EvaluateCell(Cell):
         """The distil cells of the set, and the cell of its labels."""
         made = [i for i in self.images if i != WHOLE_TRAINING_SET and not i.startswith(FILE)]
         return (*made, *([self.labels] if self.labels else []))
+
+
+@dataclass(frozen=True, eq=False)
+class AnalyseCell(Cell):
+    """Look at images through several networks: what do their class activation maps share?"""
+
+    kind: ClassVar[Literal["analyse"]] = "analyse"
+
+    #: Keys of the distil cells that make the set up; ``test`` for real test images.
+    images: tuple[str, ...]
+    #: Of real test images, the first so many of each class; None of a set, which is looked at whole.
+    per_class: int | None
+    #: Keys of the pretrain cells of the networks, in order.
+    networks: tuple[str, ...]
+    #: Grid of the maps, threshold of what counts as seen, temperature of the divergence.
+    settings: Mapping[str, Any]
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The cells of the set, and the networks."""
+        return (*(i for i in self.images if i != TEST_IMAGES), *self.networks)
 
 
 def _cells(uses: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:

@@ -12,9 +12,9 @@ from pydantic import ValidationError
 
 from baselines import METHODS, Entry, MethodSettings, Task
 from baselines.base import Need
-from bench import pretraining, recipes
+from bench import recipes
 from bench.cells import (
-    FILE,
+    AUXILIARY,
     WHOLE_TRAINING_SET,
     Cell,
     DatasetId,
@@ -24,12 +24,11 @@ from bench.cells import (
     RelabelCell,
 )
 from bench.errors import UserError, near
-from bench.files import content
+from bench.needs import TEACHER, Needs, checked_network
 from bench.networks.names import parse as parse_network
-from bench.pixels import check_zca
 from bench.recipes import Recipe, SoftRecipe
-from bench.spec import Block, Named, Suite, explain
-from metadd import PLUGINS
+from bench.spec import Block, NamedPlugin, Suite, explain
+from metadd import PLUGINS, PluginSettings
 
 #: The row of the whole training set: nothing is distilled, its images are the dataset's own.
 FULL = "full"
@@ -121,19 +120,18 @@ class Rows:
     def __init__(
         self, suite: Suite, block: Block, where: str, dataset: Dataset, files: dict[str, Path]
     ) -> None:
-        self._suite, self._block, self._where, self._files = suite, block, where, files
+        self._suite, self._block, self._where = suite, block, where
         self._dataset = dataset
         self._evaluation = block.evaluate or suite.evaluate
-        self._teacher = suite.teacher if block.teacher is None else block.teacher
-        #: Cells that were planned since the last row, for it to yield first.
-        self._pretrained: list[Planned] = []
+        teacher = suite.teacher if block.teacher is None else block.teacher
+        self._needs = Needs(dataset.id, teacher, files)
         if (asked := self._evaluation.test_per_class) and asked > dataset.smallest_test:
             raise UserError(
                 f"{where}.evaluate.test_per_class: {asked} asked for, but the smallest test class of "
                 f"{dataset.id.name} has {dataset.smallest_test}"
             )
-        self._networks = [_network(n, f"{where}.evaluate.networks") for n in self._evaluation.networks]
-        self._network = _network(block.network or suite.network, f"{where}.network")
+        self._networks = [checked_network(n, f"{where}.evaluate.networks") for n in self._evaluation.networks]
+        self._network = checked_network(block.network or suite.network, f"{where}.network")
         self._tags = {"dataset": dataset.id.name, "protocol": block.protocol or suite.protocol}
 
     def __iter__(self) -> Iterator[Planned]:
@@ -171,12 +169,15 @@ class Rows:
         for seed in self._seeds:
             yield from self._evaluations((WHOLE_TRAINING_SET,), None, recipe, seed, row, set())
 
-    def _row(self, method: str, entry: type[MethodSettings], ipc: int, plugin: Named) -> Iterator[Planned]:
+    def _row(
+        self, method: str, entry: type[MethodSettings], ipc: int, plugin: NamedPlugin
+    ) -> Iterator[Planned]:
         """A method at one IPC, with or without a plug-in; and what it must be compared with."""
         settings = self._settings(method, entry, ipc)
         distilled, seen = self._distilled(method, settings, ipc, plugin)
         recipe = self._recipe(entry.recipe)
-        suffix = "" if plugin.name == "none" else f" + {PLUGINS[plugin.name].settings.label}"
+        plugged = self._plugin(plugin)
+        suffix = f" + {plugin.label or plugged.row_label}" if plugged else ""
         row: dict[str, Any] = {**self._tags, "recipe": recipe.name}
         row |= {"method": (self._block.label or settings.row_label) + suffix, "plugin": plugin.name}
         row |= {"ipc": ipc, "distilled_on": "+".join(sorted(seen)) or None}
@@ -188,7 +189,7 @@ class Rows:
         """Random real images with the same teacher's labels: in the literature they beat SRe2L."""
         entry = METHODS[RANDOM].settings
         settings = entry.resolve(self._task(ipc), {})
-        distilled, _ = self._distilled(RANDOM, settings, ipc, Named(name="none"))
+        distilled, _ = self._distilled(RANDOM, settings, ipc, NamedPlugin(name="none"))
         whose = f" as {self._block.label}" if self._block.label else ""
         about = {"method": f"{entry.label}, same soft labels{whose}", "plugin": "none", "distilled_on": None}
         yield from self._sets(distilled, recipe, {**row, **about}, set())
@@ -199,9 +200,9 @@ class Rows:
         teacher = None
         if isinstance(recipe, SoftRecipe):
             need = Need("classifier", recipe.teacher)
-            (teacher,) = self._need("teacher", need, f"{self._where}.evaluate.recipe.teacher")
-        yield from self._pretrained
-        self._pretrained = []
+            (teacher,) = self._needs.need(TEACHER, need, f"{self._where}.evaluate.recipe.teacher").keys
+        for made, tags in self._needs.take():
+            yield Planned(made, tags)
         for seed in self._seeds:
             cells = distilled.cells(seed)
             for cell in cells:
@@ -225,13 +226,15 @@ class Rows:
         seen: set[str],
     ) -> Iterator[Planned]:
         values = recipe.values
+        architectures = {parse_network(name).base for name in seen}
+        seen_here = {name: parse_network(name).base in architectures for name in self._networks}
         for network, evaluation_seed in product(self._networks, self._evaluation.seeds):
             cell = EvaluateCell(
                 *(self._dataset.id, images, labels, network, values),
                 *(self._evaluation.test_per_class, seed, evaluation_seed),
             )
             tags = {**row, "seed": seed, "network": network, "evaluation_seed": evaluation_seed}
-            yield Planned(cell, tags | {"seen": network in seen})
+            yield Planned(cell, tags | {"seen": seen_here[network]})
 
     def _entry(self, method: str) -> type[MethodSettings]:
         if method not in METHODS:
@@ -255,71 +258,35 @@ class Rows:
             raise UserError(explain(error, entry, f"{self._where}.settings")) from None
 
     def _distilled(
-        self, method: str, settings: MethodSettings, ipc: int, plugin: Named
+        self, method: str, settings: MethodSettings, ipc: int, plugin: NamedPlugin
     ) -> tuple[_Distilled, set[str]]:
         """How the cells of a row are made, and the networks that take part in that."""
-        network = self._network if settings.learns and settings.distils_with_network else None
         values = {"version": settings.version, **settings.model_dump(mode="json")}
+        seen = set()
+        for name in settings.distils_with(self._network):
+            seen.add(canonical := checked_network(name, f"{self._where}.settings"))
+            values = _replaced(values, name, canonical)
+        network = self._network if self._network in seen else None
         if source := METHODS[method].source:
             values["source"] = source
-        seen = {network} if network else set()
         uses: dict[str, tuple[str, ...]] = {}
         for name, need in settings.needs(self._network).items():
             if need.file:
-                uses[name] = (self._file(need.file, f"{self._where}.settings"),)
+                uses[name] = self._needs.file(need.file, f"{self._where}.settings").keys
                 values = _replaced(values, need.file, uses[name][0])
                 continue
-            uses[name] = self._need(name, need, f"{self._where}.settings.{name}")
-            trained_on = self._pretrained[-1].tags["network"]
-            if need.what == "expert" and trained_on != network:
-                raise UserError(f"{self._where}.settings: experts of {trained_on} cannot teach {network}")
-            seen |= {trained_on} - {None}
+            made = self._needs.need(name, need, f"{self._where}.settings.{name}")
+            uses[name] = made.keys
+            if need.what == "expert" and made.network != network:
+                raise UserError(f"{self._where}.settings: experts of {made.network} cannot teach {network}")
+            seen |= {made.network} if made.network else set()
         if settings.pixels == "zca":
-            uses["zca"] = (self._zca(),)
-        values_of_plugin = self._plugin(plugin, settings.learns, method)
+            uses["zca"] = self._needs.zca(f"{self._where}.settings").keys
+        plugged, auxiliary = self._plugged(plugin, settings, method)
+        uses |= {AUXILIARY + name: keys for name, keys in auxiliary.items()}
+        seen |= auxiliary.keys()
         parts = settings.parts(ipc)
-        return _Distilled(self._dataset.id, method, values, parts, network, values_of_plugin, uses), seen
-
-    def _need(self, name: str, need: Need, where: str) -> tuple[str, ...]:
-        """The keys of the cells that make what is needed; plans them."""
-        overrides = dict(need.settings)
-        if name == "teacher":
-            overrides = {**pretraining.TEACHER, **self._teacher, **overrides}
-        try:
-            settings = pretraining.resolve(need.what, overrides, self._task(1))
-        except ValidationError as error:
-            raise UserError(explain(error, pretraining.model(need.what), where)) from None
-        uses: dict[str, tuple[str, ...]] = {}
-        if settings.get("pixels") == "zca":
-            uses["zca"] = (self._zca(),)
-        if need.what == "generator" and settings["steps"]:
-            uses["judge"] = self._need("teacher", Need("classifier", settings["judge"]), f"{where}.judge")
-        network = None
-        if "network" in settings:
-            network = settings["network"] = _network(settings["network"], f"{where}.network")
-        cells = [PretrainCell(self._dataset.id, need.what, settings, i, uses) for i in range(need.count)]
-        tags = {"dataset": self._dataset.id.name, "what": need.what, "network": network}
-        self._pretrained += [Planned(cell, {**tags, "number": cell.number}) for cell in cells]
-        return tuple(cell.key for cell in cells)
-
-    def _zca(self) -> str:
-        try:
-            check_zca(self._dataset.id.size)
-        except UserError as error:
-            raise UserError(f"{self._where}.settings.pixels: {error}") from None
-        cell = PretrainCell(self._dataset.id, "zca", pretraining.resolve("zca", {}, self._task(1)), 0, {})
-        tags = {"dataset": self._dataset.id.name, "what": "zca", "network": None, "number": 0}
-        self._pretrained.insert(0, Planned(cell, tags))
-        return cell.key
-
-    def _file(self, text: str, where: str) -> str:
-        path = Path(text.removeprefix(FILE)).expanduser()
-        try:
-            found = FILE + content(path)
-        except OSError as error:
-            raise UserError(f"{where}: {path}: cannot be read ({error.strerror})") from None
-        self._files[found] = path
-        return found
+        return _Distilled(self._dataset.id, method, values, parts, network, plugged, uses), seen
 
     def _recipe(self, own: str) -> Recipe:
         """The block's recipe; ``own`` is the method's, for ``authors``."""
@@ -334,37 +301,52 @@ class Rows:
         except ValidationError as error:
             raise UserError(explain(error, recipes.model(name), where)) from None
         for network in recipe.lr_by_network:
-            if _network(network, f"{where}.lr_by_network") != network or "@" in network:
+            if checked_network(network, f"{where}.lr_by_network") != network or "@" in network:
                 raise UserError(f"{where}.lr_by_network: {network!r}: a network without @ is expected")
         return recipe
 
-    def _plugin(self, named: Named, learns: bool, method: str) -> dict[str, Any]:
+    def _plugged(
+        self, named: NamedPlugin, settings: MethodSettings, method: str
+    ) -> tuple[dict[str, Any], dict[str, tuple[str, ...]]]:
+        """What a cell holds of its plug-in, and the keys of the networks that this needs, by their names."""
+        chosen = self._plugin(named)
+        if chosen is None:
+            return {"name": "none"}, {}
+        where = f"{self._where}.plugin"
+        if not settings.learns:
+            raise UserError(f"{where}: {method} distils nothing, so it takes no plug-in; use `none`")
+        if not settings.has_loss and chosen.weight is None:
+            raise UserError(
+                f"{where}: {method} has no loss of its own, so `rho` is a share of nothing; say `weight`"
+            )
+        values = {"name": named.name, "version": chosen.version, **chosen.model_dump(mode="json")}
+        keys: dict[str, tuple[str, ...]] = {}
+        for name, training in chosen.auxiliary.items():
+            made = self._needs.need(name, Need("classifier", training), f"{where}.training.{name}")
+            values = _replaced(values, name, str(made.network))
+            keys[str(made.network)] = made.keys
+        return values, keys
+
+    def _plugin(self, named: NamedPlugin) -> PluginSettings | None:
+        """The plug-in's settings; None for ``none``."""
         where = f"{self._where}.plugin"
         if named.name == "none":
             if named.overrides:
                 raise UserError(f"{where}: `none` is no plug-in and takes no {', '.join(named.overrides)}")
-            return {"name": "none"}
+            return None
         if named.name not in PLUGINS:
             raise UserError(f"{where}: no plug-in {named.name!r}; {near(named.name, ['none', *PLUGINS])}")
-        if not learns:
-            raise UserError(f"{where}: {method} distils nothing, so it takes no plug-in; use `none`")
         model = PLUGINS[named.name].settings
         try:
-            settings = model.model_validate(named.overrides)
+            return model.model_validate(named.overrides)
         except ValidationError as error:
             raise UserError(explain(error, model, where)) from None
-        return {"name": named.name, "version": model.version, **settings.model_dump(mode="json")}
 
 
 def _replaced(value: Any, old: str, new: str) -> Any:
     """A JSON value with one text in it replaced by another."""
     if isinstance(value, Mapping):
         return {name: _replaced(each, old, new) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_replaced(each, old, new) for each in value]
     return new if value == old else value
-
-
-def _network(name: str, where: str) -> str:
-    try:
-        return str(parse_network(name))
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None

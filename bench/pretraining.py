@@ -14,6 +14,8 @@ Tiny-ImageNet   50      256    SGD 0.2, m 0.9, wd 1e-4,    resized crop, flip   
 ==============  ======  =====  ==========================  =========================  ======================
 
 Others go by the size of their images: up to 32 pixels by the first row, larger ones by the second (ours).
+Transformers learn little by SGD: theirs is AdamW 1e-3, wd 0.05 (ours).
+AlexNet, which has no norm layers, goes by lr 0.01 (ours).
 
 Experts: SGD 0.01 without momentum or weight decay, batch 256, DSA (mtt-distillation, buffer.py); one cell is
 one expert.
@@ -67,6 +69,15 @@ _CLASSIFIER_LARGE = {
     "warmup_epochs": 5,
 }
 
+#: What some presets train by instead, whatever the dataset (ours).
+_TRANSFORMER = {"optimiser": "adamw", "lr": 1e-3, "weight_decay": 0.05}
+_BY_PRESET: dict[str, dict[str, Any]] = {
+    "vit_tiny": _TRANSFORMER,
+    "vit_b_16": _TRANSFORMER,
+    "swin_t": _TRANSFORMER,
+    "alexnet": {"lr": 0.01},
+}
+
 
 def model(what: str) -> type[BaseModel]:
     """The settings model of a kind of pretraining."""
@@ -84,11 +95,11 @@ def resolve(what: str, overrides: Mapping[str, Any], task: Task) -> dict[str, An
     Raises:
         pydantic.ValidationError: an override is unknown, of a wrong type or out of range.
     """
-    if what == "zca":
-        return {"version": VERSIONS[what]}
     kind, values = model(what), dict[str, Any]()
     if what == "classifier":
         values = _CLASSIFIER_LARGE if task.size >= LARGE else _CLASSIFIER_SMALL
+        preset = str(overrides.get("network")).partition("@")[0]
+        values = values | _BY_PRESET.get(preset, {})
         if "epochs" in overrides and "warmup_epochs" not in overrides:
             values = {**values, "warmup_epochs": 0}
     elif what == "generator":

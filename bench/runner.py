@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 
 from bench import data
-from bench.cells import Cell, DatasetId, DistilCell, EvaluateCell, PretrainCell, RelabelCell
+from bench.cells import AnalyseCell, Cell, DatasetId, DistilCell, EvaluateCell, PretrainCell, RelabelCell
 from bench.errors import CellFailure
 from bench.plan import Plan, Planned
 from bench.provenance import provenance
-from bench.stages import Context, Outcome, OutOfTime, distill, evaluate, pretrain, relabel
+from bench.stages import Context, Outcome, OutOfTime, analyse, distill, evaluate, pretrain, relabel
 from bench.store import State, Store
 from bench.walk import Report, Watcher, to_make
 
@@ -147,6 +147,8 @@ def _stage(cell: Cell, context: Context) -> Outcome:
         return pretrain.run(cell, context)
     if isinstance(cell, RelabelCell):
         return relabel.run(cell, context)
+    if isinstance(cell, AnalyseCell):
+        return analyse.run(cell, context)
     raise TypeError(f"no stage for {cell.kind}")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from bench.errors import UserError, near
 
@@ -56,7 +56,14 @@ class Named(BaseModel):
         return dict(self.model_extra or {})
 
 
+class NamedPlugin(Named):
+    """A plug-in, and what tables shall put behind the method's name instead of the plug-in's own."""
+
+    label: str | None = None
+
+
 NamedOrText = Annotated[Named, BeforeValidator(_named)]
+PluginOrText = Annotated[NamedPlugin, BeforeValidator(_named)]
 
 
 class Evaluation(_Strict):
@@ -80,10 +87,26 @@ class Block(_Strict):
     dataset: str | None = None
     ipc: OneOrMore[Annotated[int, Field(ge=1, strict=True)]] | None = None
     network: str | None = None
-    plugin: OneOrMore[NamedOrText] | None = None
+    plugin: OneOrMore[PluginOrText] | None = None
     teacher: dict[str, Any] | None = None
     seeds: Seeds | None = None
     evaluate: Evaluation | None = None
+
+
+class Analysis(_Strict):
+    """Through which networks each set of a suite, and real test images, are looked at (docs/tables.md)."""
+
+    auxiliary: list[str] = Field(min_length=2, description="networks that the plug-in looks through")
+    unseen: list[str] = Field(min_length=2, description="networks that take part in no distillation")
+    training: dict[str, dict[str, Any]] = Field(
+        {},
+        description="what a network's training has otherwise than the dataset's default, by network; `all` "
+        "stands for every one",
+    )
+    real_per_class: int = Field(10, ge=1, strict=True, description="real test images of each class")
+    grid: int = Field(8, ge=4, le=64, strict=True, description="the maps have grid x grid positions")
+    threshold: float = Field(0.5, gt=0, lt=1, description="from where on a position counts as seen")
+    temperature: float = Field(0.1, ge=0.02, le=10, description="of a map's softmax, for the divergence")
 
 
 class Suite(_Strict):
@@ -95,33 +118,55 @@ class Suite(_Strict):
     dataset: str
     network: str = Field(description="the network that methods distil with")
     ipc: OneOrMore[Annotated[int, Field(ge=1, strict=True)]] = [1]
-    plugin: OneOrMore[NamedOrText] = [Named(name="none")]
+    plugin: OneOrMore[PluginOrText] = [NamedPlugin(name="none")]
     teacher: dict[str, Any] = Field(
         {}, description="who recovers images and gives soft labels (SRe2L), where not the default"
     )
     seeds: Seeds = [0]
     evaluate: Evaluation
     grid: list[Block] = Field(min_length=1)
+    analyse: Analysis | None = None
     tables: list[str] = []
     figures: list[str] = []
 
 
 class TableSpec(_Strict):
-    """A table: one row per combination of ``rows``, one column per value of ``columns``, and their mean."""
+    """A table: one row per combination of ``rows``.
+
+    Of ``accuracy``, one column per value of ``columns``, and their mean; of ``meta-features``, one column per
+    measure and role of the networks, and a row with the difference that a plug-in makes.
+    """
 
     title: str
-    kind: Literal["accuracy"]
+    kind: Literal["accuracy", "meta-features"]
     rows: OneOrMore[Literal["dataset", "ipc", "method", "recipe", "distilled_on", "protocol"]]
-    columns: Literal["network", "dataset", "ipc"]
+    columns: Literal["network", "dataset", "ipc"] = "network"
+
+    @model_validator(mode="after")
+    def _fits(self) -> TableSpec:
+        if self.kind == "meta-features":
+            if "columns" in self.model_fields_set:
+                raise ValueError("columns: the table `meta-features` has its own")
+            if "recipe" in self.rows:
+                raise ValueError("rows: `meta-features` trains nothing, so it has no recipe")
+        return self
 
 
 class FigureSpec(_Strict):
-    """A figure made of the pictures that distil cells leave."""
+    """A figure made of the pictures that cells leave: ``images`` of distil cells, ``cams`` of analyses."""
 
     title: str
-    kind: Literal["images"]
+    kind: Literal["images", "cams"]
     columns: int = Field(10, ge=1, le=10, description="at most so many images of a class")
     classes: int = Field(10, ge=1, description="at most so many classes")
+    networks: Literal["auxiliary", "unseen"] = Field("auxiliary", description="whose maps `cams` shows")
+
+    @model_validator(mode="after")
+    def _fits(self) -> FigureSpec:
+        other = "columns" if self.kind == "cams" else "networks"
+        if other in self.model_fields_set:
+            raise ValueError(f"{other}: a figure of kind `{self.kind}` takes none")
+        return self
 
 
 class Spec(_Strict):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -35,3 +35,8 @@ def summarise(values: Sequence[float]) -> Summary | None:
     if n == 1:
         return Summary(mean, None, 1)
     return Summary(mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1)), n)
+
+
+def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Summary | None:
+    """The summary of ``first - second`` over the seeds that both have, or None where there is none."""
+    return summarise([first[seed] - second[seed] for seed in first if seed in second])

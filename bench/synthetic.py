@@ -33,8 +33,8 @@ class Synthetic:
         """A leaf of the current images in ``rows``, requiring grad; it shares their memory."""
         return self.images[rows].detach().requires_grad_()
 
-    def add(self, rows: slice, gradient: Tensor) -> None:
-        """Add a gradient at the pixels of ``rows``."""
+    def add(self, rows: slice | Tensor, gradient: Tensor) -> None:
+        """Add a gradient at the pixels of ``rows`` (a slice, or numbers of rows that are all different)."""
         self.gradient[rows] += gradient
 
     def pull_back(self) -> None:

@@ -196,7 +196,7 @@ def _explanation(rows: Sequence[TableRow], data: pd.DataFrame, by: Sequence[str]
         f"{_MISSING}: no result, or not applicable."
     )
     if any(cell.seen for cell in cells):
-        text += f" {_SEEN}: seen, the network took part in distilling."
+        text += f" {_SEEN}: seen, a network of this architecture took part in distilling."
     return text
 
 

@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from bench.data.types import Channels
+from bench.data.types import Channels, Stored
 from bench.errors import CellFailure, UserError
 from bench.memory import real_tensors
 from bench.pixels import PixelSpace, Space, check_zca
@@ -142,7 +142,7 @@ class ZCA:
         return self._there[name][1]
 
 
-def fit(images: NDArray[np.uint8], epsilon: float = EPSILON) -> ZCA:
+def fit(images: Stored, epsilon: float = EPSILON) -> ZCA:
     """The whitened space of images [N, 3, H, W] (memory-mapped: read in chunks), N at least 2.
 
     Raises:
@@ -155,7 +155,7 @@ def fit(images: NDArray[np.uint8], epsilon: float = EPSILON) -> ZCA:
     return ZCA(centre.reshape(images.shape[1:]), whiten, unwhiten)
 
 
-def moments(images: NDArray[np.uint8]) -> tuple[Matrix, Matrix]:
+def moments(images: Stored) -> tuple[Matrix, Matrix]:
     """Mean [D] and covariance [D, D] (over n - 1) of images [N, 3, H, W] in [0, 1].
 
     Bytes are summed as whole numbers, which float64 holds exactly up to 370,000 images: the same bits

@@ -1,15 +1,20 @@
-"""What a plug-in is to the harness."""
+"""What a plug-in is to the harness. Read while planning, so no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
+
+
+class Unsuitable(Exception):
+    """A plug-in cannot work with a network; the message says why."""
 
 
 class PluginSettings(BaseModel):
@@ -18,12 +23,35 @@ class PluginSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     version: ClassVar[int] = 1
-    #: What tables put behind the method's name.
-    label: ClassVar[str]
 
     rho: float = Field(
-        0.3, ge=0, description="norm of the plug-in's gradient on the images as a share of the baseline's"
+        0.3, ge=0, description="norm of the plug-in's gradient on the images as a share of the method's own"
     )
+    weight: float | None = Field(
+        None, ge=0, description="multiplies the plug-in's gradient instead of `rho`, whatever its norm"
+    )
+    every: int = Field(1, ge=1, description="the plug-in adds to one of so many updates")
+    images_per_update: int | None = Field(
+        None,
+        ge=1,
+        description="images that the plug-in sees in an update: as many of each class as of any other, or "
+        "one more, drawn anew each time; all by default",
+    )
+
+    @property
+    def row_label(self) -> str:
+        """What tables put behind the method's name."""
+        raise NotImplementedError
+
+    @property
+    def adds_nothing(self) -> bool:
+        """Whether a distillation with these settings is one without the plug-in."""
+        return not (self.rho if self.weight is None else self.weight)
+
+    @property
+    def auxiliary(self) -> Mapping[str, Mapping[str, Any]]:
+        """The networks that the plug-in needs, by name, each with what its training has of its own."""
+        return {}
 
 
 class Plugin(Protocol):
@@ -38,14 +66,41 @@ class Plugin(Protocol):
             labels: classes, int64 [N].
         """
 
+    def terms(self, images: Tensor, labels: Tensor) -> Mapping[str, tuple[Tensor, Tensor]]:
+        """Each term of the loss by name: its value, and the norm of the gradient that it gives."""
+
 
 @dataclass(frozen=True)
 class PluginEntry:
-    """A plug-in's settings model, and what makes the plug-in from its settings and its artifacts."""
+    """Where a plug-in's settings and what makes it are, as ``module:name``; the latter may import torch."""
 
-    settings: type[PluginSettings]
-    make: Callable[[Any, dict[str, Any]], Plugin]
+    settings_at: str
+    make_at: str
+
+    @property
+    def settings(self) -> type[PluginSettings]:
+        """The settings model; importing it costs no torch."""
+        found: type[PluginSettings] = _load(self.settings_at)
+        return found
+
+    def make(
+        self,
+        settings: PluginSettings,
+        networks: Sequence[nn.Module],
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> Plugin:
+        """The plug-in of these settings, with networks trained on (image - mean) / std."""
+        made: Plugin = _load(self.make_at)(settings, networks, mean, std)
+        return made
+
+
+def _load(at: str) -> Any:
+    module, name = at.split(":")
+    return getattr(import_module(module), name)
 
 
 #: Every plug-in by the name that ``tables.yaml`` uses; ``none`` is no plug-in at all.
-PLUGINS: dict[str, PluginEntry] = {}
+PLUGINS: dict[str, PluginEntry] = {
+    "metadd": PluginEntry("metadd.settings:MetaDDSettings", "metadd.plugin:from_settings")
+}

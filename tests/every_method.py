@@ -39,6 +39,8 @@ SETTINGS = {
         "inner": {**MTT, **EXPERTS},
     },
     "glad(sre2l)": {"iterations": 2, "generator": "random", "generator_settings": {"width": 8}},
+    "dm-multi": {"iterations": 3, "batch_real": 4, "networks": ["resnet18@w2@bn", "vgg11@w8"]},
+    "alone": {"iterations": 2},
 }
 
 
@@ -49,7 +51,8 @@ def suite(seeds=1):
         evaluation = copy.deepcopy(TINY["evaluate"])
         evaluation["recipe"] = {"name": METHODS[method].settings.recipe, "epochs": 3}
         grid.append({"method": method, "settings": settings, "evaluate": evaluation})
-    grid[-1]["ipc"] = grid[5]["ipc"] = [1, 2]
+        if "sre2l" in method:
+            grid[-1]["ipc"] = [1, 2]
     return {
         **TINY,
         "protocol": "authors",

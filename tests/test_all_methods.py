@@ -63,7 +63,9 @@ def test_an_architecture_counts_as_seen_where_it_took_part(every_method):
     seen = {row["tags"]["method"]: row["tags"]["seen"] for row in rows(every_method, "evaluate")}
     assert seen["DM"]
     assert seen["MTT"]
-    assert not seen["SRe2L"]  # its teacher is another network
+    assert not seen["SRe2L"]  # its teacher is of another architecture
+    assert not seen["DM over 2 architectures"]  # neither of them is the one that all are evaluated on
+    assert not seen["Real images"]
     assert not seen["Random"]
 
 

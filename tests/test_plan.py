@@ -60,11 +60,80 @@ def test_tags_say_what_tables_call_a_cell():
     assert dict(evaluated.tags) == {**distilled.tags, **more}
 
 
-def test_seen_is_the_network_that_distilled_and_nothing_else():
-    networks = {**TINY["evaluate"], "networks": ["convnet@w8", "convnet@w16"]}
-    assert tags(planned(evaluate=networks), "seen") == [None, True, False]
-    assert tags(planned(evaluate=networks, grid=[{"method": "random"}]), "seen") == [None, False, False]
-    assert tags(planned(evaluate=networks, grid=[{"method": "full"}]), "seen") == [False, False]
+def test_seen_are_the_architectures_that_distilled_whatever_their_width_norm_or_depth():
+    names = ["convnet@w8", "convnet@w16@bn@d2", "vgg11@w8"]
+    networks = {**TINY["evaluate"], "networks": names}
+    found = planned(evaluate=networks)
+    assert tags(found, "seen") == [None, True, True, False]
+    assert set(tags(found, "distilled_on")) == {"convnet@w8"}
+    assert tags(planned(evaluate=networks, grid=[{"method": "random"}]), "seen") == [None, *[False] * 3]
+    assert tags(planned(evaluate=networks, grid=[{"method": "full"}]), "seen") == [False] * 3
+
+
+@pytest.mark.parametrize("method", ["sre2l", "glad(sre2l)"])
+def test_a_teacher_s_architecture_is_seen_and_the_suite_s_is_not(method):
+    networks = {"networks": ["convnet@w8", "resnet18@w8"], "recipe": "short"}
+    block = {"method": method, "settings": {"teacher": {"network": "resnet18@w2@bn"}}}
+    if method == "glad(sre2l)":
+        block["settings"] = {"generator": "random", "inner": block["settings"]}
+    found = planned(evaluate=networks, grid=[block])
+    evaluated = {item.tags["network"]: item.tags for item in found if item.cell.kind == "evaluate"}
+    assert {name: about["seen"] for name, about in evaluated.items()} == {
+        "convnet@w8": False,
+        "resnet18@w8": True,
+    }
+    assert evaluated["convnet@w8"]["distilled_on"] == "resnet18@w2@bn"
+    (distilled,) = (item.cell for item in found if item.cell.kind == "distil")
+    assert distilled.network is None
+
+
+def dm_multi(*names, **changes):
+    """A plan of DM over these networks, evaluated on four others."""
+    networks = {"networks": ["resnet18@w8", "vgg11@w8", "convnet@w16", "alexnet@w32"], "recipe": "short"}
+    block = {"method": "dm-multi", "settings": {"networks": list(names)}}
+    return planned(**{"evaluate": networks, "grid": [block], **changes})
+
+
+def test_dm_over_several_architectures_has_seen_them_all_and_the_suite_s_only_if_it_is_one():
+    distilled, *evaluated = dm_multi("resnet18@w16@bn", "vgg11")
+    assert distilled.cell.network is None
+    assert distilled.tags["method"] == "DM over 2 architectures"
+    assert distilled.tags["distilled_on"] == "resnet18@w16@bn+vgg11"
+    assert [item.tags["seen"] for item in evaluated] == [True, True, False, False]
+    distilled, *evaluated = dm_multi("vgg11", "convnet@w8")
+    assert distilled.cell.network == TINY["network"]
+    assert [item.tags["seen"] for item in evaluated] == [False, True, True, False]
+
+
+def test_the_networks_of_dm_over_several_are_canonical_in_the_cell_and_so_in_its_key():
+    short, long = dm_multi("resnet18@w8", "vgg11"), dm_multi("resnet18@in@w8", "vgg11@w64")
+    assert list(short.planned) == list(long.planned)
+    assert next(iter(long)).cell.settings["networks"] == ["resnet18@w8", "vgg11"]
+    assert next(iter(long)).tags["distilled_on"] == "resnet18@w8+vgg11"
+    other = dm_multi("vgg11", "resnet18@w8")
+    assert next(iter(other)).cell.key != next(iter(short)).cell.key
+
+
+@pytest.mark.parametrize(
+    ("networks", "message"),
+    [
+        (["vgg11", "convnt"], r"grid\.0\.settings: unknown network 'convnt': did you mean 'convnet'"),
+        (["googlenet@w8"], r"grid\.0\.settings: .*googlenet does not support @w8"),
+        ([], r"grid\.0\.settings: networks: tuple should have at least 1 item"),
+        ([8], r"grid\.0\.settings: networks\.0: .*valid string, not 8"),
+    ],
+)
+def test_mistaken_networks_of_dm_over_several_are_one_line(networks, message):
+    with pytest.raises(UserError, match=message) as caught:
+        dm_multi(*networks)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_plug_in_alone_has_seen_no_network_of_its_own():
+    distilled, evaluated = planned(grid=[{"method": "alone"}])
+    assert distilled.cell.network is None
+    assert (distilled.tags["method"], distilled.tags["distilled_on"]) == ("Real images", None)
+    assert not evaluated.tags["seen"]
 
 
 def test_a_block_takes_from_the_suite_what_it_leaves_out():

@@ -101,7 +101,7 @@ def test_seen_networks_are_marked_and_explained():
     rows = [row(10.0, seen=True), row(20.0, network="vgg11")]
     table = made(rows)
     assert cells(lines(table)[2])[4:] == ["10.0† (1)", "20.0 (1)", "15.0 (1)"]
-    assert "†: seen" in table.notes[0]
+    assert "†: seen, a network of this architecture took part" in table.notes[0]
     assert {name: line["seen"] for name, line in by_column(table).items()} == {
         "convnet": "true",
         "vgg11": "false",

@@ -37,3 +37,27 @@ class DMSettings(MethodSettings):
     def defaults(cls, task: Task) -> dict[str, Any]:
         """A larger learning rate for many images per class, as the authors' README says."""
         return {"lr_img": 10.0} if task.base == "cifar10" and task.ipc >= 100 else {}
+
+
+class DMMultiSettings(DMSettings):
+    """DM under several architectures in turn: an ensemble that knows no activation maps. Ours."""
+
+    label: ClassVar[str] = "DM over several architectures"
+
+    # Not strict, for JSON and YAML have lists and no tuples.
+    networks: tuple[str, ...] = Field(
+        ("convnet", "resnet18", "vgg11", "vit_tiny"),
+        min_length=1,
+        strict=False,
+        description="matched under in turn, one an iteration",
+    )
+
+    @property
+    def row_label(self) -> str:
+        """The label with the number of architectures: networks that differ in width or norm alone are one."""
+        n = len({name.partition("@")[0] for name in self.networks})
+        return f"{DMSettings.label} over {n} architecture{'s' if n > 1 else ''}"
+
+    def distils_with(self, network: str) -> tuple[str, ...]:
+        """Its own networks, whatever the suite's."""
+        return self.networks

@@ -116,6 +116,10 @@ class GLaDSettings(MethodSettings, Generic[I]):
         """The parts of the inner method."""
         return self.inner.parts(ipc)
 
+    def distils_with(self, network: str) -> tuple[str, ...]:
+        """The networks of the inner method."""
+        return self.inner.distils_with(network)
+
     def needs(self, network: str) -> Mapping[str, Need]:
         """What the inner method needs, and the generator."""
         if self.generator.startswith("file:"):
@@ -206,7 +210,6 @@ class GLaDSRe2LSettings(GLaDSettings[SRe2LSettings]):
 
     label: ClassVar[str] = "GLaD (SRe2L)"
     recipe: ClassVar[str] = "sre2l"
-    distils_with_network: ClassVar[bool] = False
     inner_name: ClassVar[str] = "sre2l"
     inner_model: ClassVar[type[MethodSettings]] = SRe2LSettings
 

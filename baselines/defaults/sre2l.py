@@ -32,7 +32,6 @@ class SRe2LSettings(MethodSettings):
 
     label: ClassVar[str] = "SRe2L"
     recipe: ClassVar[str] = "sre2l"
-    distils_with_network: ClassVar[bool] = False
 
     iterations: int = Field(1000, ge=1)
     lr: float = Field(0.25, gt=0, description="learning rate of the images at the start; falls as a cosine")
@@ -58,6 +57,10 @@ class SRe2LSettings(MethodSettings):
     def parts(self, ipc: int) -> Sequence[int]:
         """One part per image id: each is optimised alone, so IPC 1, 10 and 50 share their first ones."""
         return [1] * ipc
+
+    def distils_with(self, network: str) -> tuple[str, ...]:
+        """None by name: its teacher is what it distils with."""
+        return ()
 
     def needs(self, network: str) -> Mapping[str, Need]:
         """The teacher: the suite's, but for what ``teacher`` says."""

@@ -1,7 +1,8 @@
 """Real datasets: found, decoded once into a cache, verified, memory-mapped. Costs no torch.
 
 ``digits`` (comes with scikit-learn), ``cifar10``, ``cifar100``, ``tiny-imagenet`` and ``imagefolder:PATH``;
-each with ``[k]`` behind it for its first k classes. The data folder is the argument, else ``METADD_DATA``,
+each with ``[k]`` behind it for its first k classes, ``[tuning]`` for the split of its training images that
+settings are chosen on, or ``[k,tuning]``. The data folder is the argument, else ``METADD_DATA``,
 else ``./data``; the cache the argument, else ``METADD_CACHE``, else the user's cache folder.
 """
 
@@ -15,6 +16,7 @@ from bench.data.fetch import fetch
 from bench.data.places import cache_folder, data_folder, plain_errors
 from bench.data.spec import KINDS, NAMES, DatasetSpec, check_subset, parse
 from bench.data.types import Dataset, Identity, Split, counts_of
+from bench.errors import UserError
 
 __all__ = [
     "NAMES",
@@ -46,13 +48,19 @@ def load(spec: str | DatasetSpec, data_dir: Path | None = None, cache_dir: Path 
 
     Decodes it into the cache the first time, and verifies the cache's checksums every time. A subset
     (``cifar10[5]``) shares cache and content id with the whole. Raises UserError as ``identify`` does.
+
+    ``[tuning]`` has none of the test images: of each class, the last fifth of the training images (rounded
+    down, at least one) is the test set and the others are the training set. Last in the stored order, not
+    drawn: the official datasets' is random enough. That of a folder is the order of its file names.
     """
     asked, entry = _prepare(spec, data_dir, cache_dir)
     identity = _identity(asked, entry.meta)
     kind = KINDS[asked.name]
-    train, test = (
-        cache.open_split(entry, split).narrowed(len(identity.classes)) for split in ("train", "test")
-    )
+    train = cache.open_split(entry, "train").narrowed(len(identity.classes))
+    if asked.tuning:
+        train, test = train.parted(identity.train)
+    else:
+        test = cache.open_split(entry, "test").narrowed(len(identity.classes))
     return Dataset(
         spec=identity.spec,
         content=identity.content,
@@ -82,11 +90,20 @@ def _identity(asked: DatasetSpec, meta: cache.Meta) -> Identity:
         if asked.classes == total:
             asked = replace(asked, classes=None)
     kept = total if asked.classes is None else asked.classes
+    train, test = (counts_of(split.offsets)[:kept] for split in (meta.train, meta.test))
+    if asked.tuning:
+        test = tuple(max(1, count // 5) for count in train)
+        train = tuple(count - held_out for count, held_out in zip(train, test, strict=True))
+        if 0 in train:
+            raise UserError(
+                f"{asked}: class {meta.classes[train.index(0)]!r} has only 1 training image; "
+                "with `tuning`, 2 are needed, for one is held out"
+            )
     return Identity(
         spec=str(asked),
         content=meta.content,
         classes=meta.classes[:kept],
         size=meta.size,
-        train=counts_of(meta.train.offsets)[:kept],
-        test=counts_of(meta.test.offsets)[:kept],
+        train=train,
+        test=test,
     )

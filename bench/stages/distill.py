@@ -25,11 +25,11 @@ from bench.data import Dataset
 from bench.errors import CellFailure
 from bench.memory import LiveBytes
 from bench.pixels import space
+from bench.plugins import Plugged
 from bench.stages import Context, Outcome, checkpoint
 from bench.stages.tools import HarnessTools
 from bench.synthetic import Rendered, Synthetic
 from bench.zca import keep_beside
-from metadd import PLUGINS
 
 #: How often losses are read back from the device and looked at, in updates.
 OBSERVE_EVERY = 25
@@ -150,12 +150,12 @@ class Distillation:
             self.x = Rendered(source, self.space, task.classes, task.ipc)
         self.params = {**self.x.params, **self.method.extras()}
         self.optimisers = self.method.optimisers(self.params)
-        self.plugin, self.rho = None, 0.0
+        self.updates_done = 0
+        self.plugin: Plugged | None = None
         if cell.plugin["name"] != "none":
-            plugin = PLUGINS[cell.plugin["name"]]
-            fields = {name: v for name, v in cell.plugin.items() if name not in ("name", "version")}
-            chosen = plugin.settings.model_validate(fields)
-            self.plugin, self.rho = plugin.make(chosen, {}), chosen.rho
+            self.plugin = Plugged(cell, self.space, used, dataset.mean, dataset.std)
+        #: What the plug-in's terms were before the first update.
+        self.first_terms: dict[str, float] = {}
 
     def iterate(self) -> None:
         """Run the next iteration, on the record."""
@@ -169,36 +169,32 @@ class Distillation:
         """
         k = self.iterations_done
         for loss in self.method.iteration(k, self.x, self.tools.at(k)):
-            if self.plugin is not None and self.rho > 0:
-                self.x.add(slice(None), self._plugin_gradient())
+            if self.plugin is not None:
+                self.plugin.add_to(self.x, self.updates_done, self.tools)
             self.x.pull_back()
             self.optimisers.step()
             self.method.project(self.x.params, self.tools)
             self.x.render()
+            self.updates_done += 1
             yield loss, {name: extra.detach().clone() for name, extra in self.method.extras().items()}
 
-    def _plugin_gradient(self) -> Tensor:
-        """The plug-in's gradient at the pixels, scaled to ``rho`` of the norm of the method's own.
+    def look(self) -> None:
+        """Take down the plug-in's terms before the first update."""
+        if self.plugin is not None and not self.iterations_done:
+            self.first_terms = self.plugin.terms(self.x)
 
-        The plug-in sees [0, 1] units, so its gradient goes through the pixel space; norms stay tensors, for
-        the harness may not wait for the device here.
-        """
-        assert self.plugin is not None
-        images = self.x.images.detach().requires_grad_()
-        unit = self.space.decode(images)
-        seen = unit.detach().requires_grad_()
-        self.plugin.backward(seen, self.x.labels)
-        assert seen.grad is not None
-        gradient = seen.grad
-        if unit is not images:
-            (gradient,) = torch.autograd.grad(unit, images, gradient)
-        scale = self.rho * self.x.gradient.norm() / gradient.norm().clamp_min(1e-12)
-        return gradient.mul(scale)
+    def result(self) -> dict[str, Any]:
+        """What a row says: of the losses, and of the plug-in's terms at the first and the last images."""
+        result: dict[str, Any] = self.record.result()
+        if self.plugin is not None:
+            result["plugin"] = {"first": self.first_terms, "last": self.plugin.terms(self.x)}
+        return result
 
     def state(self) -> dict[str, Any]:
         """All that a checkpoint needs."""
         optimisers = self.optimisers.state_dict()
         done = {"iterations_done": self.iterations_done, "record": self.record.state()}
+        done["first_terms"] = self.first_terms
         return {"params": self.params, "optimisers": optimisers, **done}
 
     def take_up(self, state: dict[str, Any]) -> None:
@@ -210,6 +206,7 @@ class Distillation:
         self.x.render()
         self.iterations_done = state["iterations_done"]
         self.record.take_up(state["record"])
+        self.first_terms, self.updates_done = state["first_terms"], len(self.record.losses)
 
 
 def run(cell: DistilCell, context: Context) -> Outcome:
@@ -229,6 +226,7 @@ def run(cell: DistilCell, context: Context) -> Outcome:
     job = Distillation(cell, context.dataset, context.device, used)
     if state := checkpoint.load(context.partial, context.device):
         job.take_up(state)
+    job.look()
     while job.iterations_done < job.iterations:
         job.iterate()
         context.progress(job.iterations_done, job.iterations)
@@ -244,7 +242,7 @@ def run(cell: DistilCell, context: Context) -> Outcome:
     cost: dict[str, Any] = {"seconds": time.monotonic() - started, "updates": updates, **memory}
     if updates:
         cost |= {"seconds_per_update": job.record.seconds / updates, **devices.peak(context.device)}
-    return Outcome(job.record.result(), cost)
+    return Outcome(job.result(), cost)
 
 
 def count_live_bytes(

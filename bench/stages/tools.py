@@ -45,7 +45,9 @@ class HarnessTools:
         self._space = space
         self._real = RealImages(dataset.train, space, device)
         self._network_name = network
+        #: The latest network that was asked for, and its name.
         self._network: Network | None = None
+        self._built: str | None = None
         self._stream = (seed, part)
         self._iteration = 0
 
@@ -68,21 +70,23 @@ class HarnessTools:
         """An array on the device."""
         return place(torch.from_numpy(values), self.device)
 
-    def network(self) -> nn.Module:
-        """The distilling network with this iteration's random weights, on the device.
+    def network(self, name: str | None = None) -> nn.Module:
+        """The named network (or the suite's) with this iteration's random weights, on the device.
 
-        Networks that can be drawn anew in place are built once.
+        A network that can be drawn anew in place is built once, for as long as no other is asked for.
         """
-        if self._network_name is None:
+        name = name or self._network_name
+        if name is None:
             raise TypeError("this method was planned without a network")
         with seeds.forked("network", *self._stream, self._iteration):
-            if self._network is not None and self._network.redrawable:
+            if self._network is not None and self._built == name and self._network.redrawable:
                 reinitialise(self._network)
                 return self._network
             self._network = None  # so that two are never there at once
             with real_tensors() as fake:
-                built = build(self._network_name, self.task.classes, self.task.size)
+                built = build(name, self.task.classes, self.task.size)
             self._network = built.to(self.device) if fake is None else to_fake(fake, built)
+            self._built = name
         return self._network
 
     def real(self, first: int, last: int, per_class: int, *draw: int) -> Tensor:

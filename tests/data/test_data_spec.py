@@ -23,8 +23,33 @@ from bench.errors import UserError
 )
 def test_a_spec_is_read_and_written_back(text, name, path, classes, canonical):
     spec = data.parse(text)
-    assert (spec.name, spec.path, spec.classes, str(spec)) == (name, path, classes, canonical)
+    assert (spec.name, spec.path, spec.classes, spec.tuning) == (name, path, classes, False)
+    assert str(spec) == canonical
     assert data.parse(canonical) == spec
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "path", "classes", "canonical"),
+    [
+        ("digits[tuning]", "digits", None, None, "digits[tuning]"),
+        ("tiny-imagenet[20,tuning]", "tiny-imagenet", None, 20, "tiny-imagenet[20,tuning]"),
+        ("cifar10[05,tuning]", "cifar10", None, 5, "cifar10[5,tuning]"),
+        ("cifar100[100,tuning]", "cifar100", None, None, "cifar100[tuning]"),
+        ("imagefolder:my/pets/[tuning]", "imagefolder", Path("my/pets"), None, "imagefolder:my/pets[tuning]"),
+        ("imagefolder:x[5][2,tuning]", "imagefolder", Path("x[5]"), 2, "imagefolder:x[5][2,tuning]"),
+    ],
+)
+def test_a_tuning_split_is_read_and_written_back(text, name, path, classes, canonical):
+    spec = data.parse(text)
+    assert (spec.name, spec.path, spec.classes, spec.tuning) == (name, path, classes, True)
+    assert str(spec) == canonical
+    assert data.parse(canonical) == spec
+
+
+def test_a_folder_that_is_called_like_a_tuning_split_keeps_its_slash():
+    spec = data.parse("imagefolder:run[tuning]/")
+    assert (spec.path, spec.tuning) == (Path("run[tuning]"), False)
+    assert str(spec) == "imagefolder:run[tuning]/"
 
 
 @pytest.mark.parametrize(
@@ -35,6 +60,12 @@ def test_a_spec_is_read_and_written_back(text, name, path, classes, canonical):
         ("cifar10[ten]", "must be a whole number"),
         ("cifar10[-5]", "must be a whole number"),
         ("cifar10[]", "must be a whole number"),
+        ("cifar10[tunning]", "must be a whole number.*`tuning` may stand behind it"),
+        ("cifar10[tuning,5]", "must be a whole number"),
+        ("cifar10[,tuning]", "must be a whole number"),
+        ("cifar10[5,tuning,tuning]", "must be a whole number"),
+        ("cifar10[1,tuning]", "a subset needs at least 2 classes"),
+        ("cifar10[11,tuning]", "the dataset has only 10 classes"),
         ("cifar10[5", r"unknown dataset 'cifar10\[5'; did you mean 'cifar10'"),
         ("cifar10[1]", "a subset needs at least 2 classes"),
         ("cifar10[11]", "the dataset has only 10 classes"),

@@ -1,0 +1,210 @@
+"""MetaDD as a plug-in: an extra loss on synthetic images, for any distillation method's training loop.
+
+::
+
+    plugin = MetaDD([convnet, resnet, vgg, vit], size=32, mean=mean, std=std)
+    ...
+    loss = method_loss(images) + 0.1 * plugin(images, labels)      # one graph, all networks at once
+    ...
+    plugin.backward(images, labels)                                # the same gradient, one network at a time
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from metadd.cam import CAM
+from metadd.features import normalised
+from metadd.loss import TERMS, Targets, Weights, joint_loss, part_of_loss, total
+from metadd.settings import MetaDDSettings
+
+#: Positions along a side of the grid that all maps are brought to.
+GRID = 8
+#: Images whose graph is alive at once in :meth:`MetaDD.backward`.
+CHUNK = 32
+
+
+class MetaDD(nn.Module):
+    """The architecture-invariant loss of frozen networks on images in [0, 1].
+
+    Args:
+        networks: classifiers trained on the real data, logits [N, C] of images [N, 3, H, W]; or :class:`CAM`
+            of them. They are frozen and put into evaluation mode.
+        size: the side H = W of the images, in pixels.
+        mean: of the channels, as the networks were trained; they see (image - mean) / std.
+        std: of the channels.
+        weights: of the terms of the loss (:mod:`metadd.loss`).
+        grid: the common grid of the maps has grid x grid positions.
+        chunk: images whose graph is alive at once in :meth:`backward`.
+        gradient: whether Grad-CAM's weights are differentiated too (:class:`CAM`).
+        home: where a network is kept while it is not in use; by default it stays where it is. With ``home``
+            a CPU, one network at a time is on the images' GPU.
+
+    Raises:
+        ValueError: no networks, or a number out of range.
+        metadd.Unsuitable: a network has no class activation map.
+    """
+
+    def __init__(
+        self,
+        networks: Sequence[nn.Module],
+        *,
+        size: int,
+        mean: Sequence[float] = (0.0, 0.0, 0.0),
+        std: Sequence[float] = (1.0, 1.0, 1.0),
+        weights: Weights | None = None,
+        grid: int = GRID,
+        chunk: int = CHUNK,
+        gradient: Literal["through", "constant"] = "through",
+        home: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        if not networks:
+            raise ValueError("networks: at least one is expected")
+        if grid < 2 or chunk < 1:
+            raise ValueError(f"grid: 2 or more, and chunk: 1 or more are expected, not {grid} and {chunk}")
+        self.cams = nn.ModuleList(
+            each if isinstance(each, CAM) else CAM(each, size, gradient) for each in networks
+        )
+        self.weights = weights or Weights()
+        self.grid, self.chunk = grid, chunk
+        self._mean, self._std = tuple(mean), tuple(std)
+        self._home = None if home is None else torch.device(home)
+        if self._home is not None:
+            self.cams.to(self._home)
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        """The loss with one graph through all networks.
+
+        Args:
+            images: [N, 3, H, W] in [0, 1] units (not clamped).
+            labels: classes, int64 [N].
+
+        Returns:
+            A scalar to be added to a method's loss.
+
+        Raises:
+            ValueError: the plug-in was told to keep networks at home.
+        """
+        if self._home is not None:
+            raise ValueError("home: one graph needs all networks on the device; use `backward`")
+        logits, maps = [], []
+        for cam in self.cams:
+            said, seen = cam(self._encode(images), labels)
+            logits.append(said)
+            maps.append(normalised(seen, self.grid))
+        loss, _ = joint_loss(logits, torch.stack(maps), labels, self.weights)
+        return loss
+
+    def backward(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Add the loss's gradient to ``images.grad`` and return the loss, detached; see :meth:`terms`.
+
+        The same gradient as ``plugin(images, labels).backward()``, with the graph of one network and
+        ``chunk`` images alive at a time.
+
+        Args:
+            images: a leaf [N, 3, H, W] in [0, 1] units (not clamped) that requires grad.
+            labels: classes, int64 [N].
+        """
+        gradient, terms = self._streamed(images, labels, self.weights)
+        images.grad = gradient if images.grad is None else images.grad + gradient
+        return total(terms, self.weights, like=gradient)
+
+    def terms(self, images: Tensor, labels: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """Each term of the loss that has a weight: its value, and the norm of its weighted gradient.
+
+        Both are scalars without a graph; the gradient is that at ``images``, as in :meth:`backward`.
+        """
+        found = {}
+        for name in TERMS:
+            if getattr(self.weights, name) > 0:
+                alone = self.weights.alone(name)
+                gradient, values = self._streamed(images, labels, alone)
+                found[name] = values[name], gradient.norm()
+        return found
+
+    def maps(self, images: Tensor, labels: Tensor) -> Tensor:
+        """All networks' normalised maps [M, N, grid, grid] without a graph, in chunks."""
+        with torch.no_grad():
+            every = []
+            for cam in self._one_by_one(images.device):
+                parts = [
+                    normalised(cam(self._encode(images[rows]), labels[rows])[1], self.grid)
+                    for rows in self._chunks(len(images))
+                ]
+                every.append(torch.cat(parts))
+            return torch.stack(every)
+
+    def _streamed(self, images: Tensor, labels: Tensor, weights: Weights) -> tuple[Tensor, dict[str, Tensor]]:
+        """The gradient at the images and the unweighted terms, one network and chunk at a time."""
+        maps = self.maps(images, labels) if weights.looks_at_maps else images.new_zeros(0)
+        targets = Targets.of(maps, weights)
+        del maps
+        gradient = torch.zeros_like(images)
+        sums: dict[str, Tensor] = {}
+        shares = len(self.cams), len(images)
+        for m, cam in enumerate(self._one_by_one(images.device)):
+            for rows in self._chunks(len(images)):
+                leaf = images[rows].detach().requires_grad_()
+                logits, seen = cam(self._encode(leaf), labels[rows])
+                seen = normalised(seen, self.grid)
+                terms = part_of_loss(logits, seen, labels[rows], (m, rows), targets, weights, shares)
+                del logits, seen
+                part = total(terms, weights, like=leaf)
+                gradient[rows] += torch.autograd.grad(part, leaf)[0]
+                for name, value in terms.items():
+                    sums[name] = sums.get(name, 0) + value.detach()
+                del terms, part, leaf
+        return gradient, sums
+
+    def _encode(self, images: Tensor) -> Tensor:
+        """Images in [0, 1] units as the networks take them."""
+        mean, std = (images.new_tensor(values).reshape(-1, 1, 1) for values in (self._mean, self._std))
+        return (images - mean) / std
+
+    def _chunks(self, total: int) -> list[slice]:
+        return [slice(first, min(first + self.chunk, total)) for first in range(0, total, self.chunk)]
+
+    def _one_by_one(self, device: torch.device) -> Iterator[CAM]:
+        """Each network in turn, on the device while its turn lasts."""
+        for cam in self.cams:
+            assert isinstance(cam, CAM)
+            with self._visiting(cam, device):
+                yield cam
+
+    @contextmanager
+    def _visiting(self, cam: CAM, device: torch.device) -> Iterator[None]:
+        if self._home is not None:
+            cam.to(device)
+        try:
+            yield
+        finally:
+            if self._home is not None:
+                cam.to(self._home)
+
+
+def from_settings(
+    settings: MetaDDSettings, networks: Sequence[nn.Module], mean: Sequence[float], std: Sequence[float]
+) -> MetaDD:
+    """The plug-in that the harness uses; ``networks`` are :class:`CAM` already."""
+    weights = Weights(**{field.name: getattr(settings, field.name) for field in fields(Weights)})
+    plugin = MetaDD(
+        networks,
+        size=0,  # for finding maps, which has been done
+        mean=mean,
+        std=std,
+        weights=weights,
+        grid=settings.grid,
+        chunk=settings.chunk,
+        home="cpu" if settings.offload else None,
+    )
+    for cam in plugin.cams:
+        assert isinstance(cam, CAM)
+        cam.gradient = settings.gradient
+    return plugin
