@@ -53,7 +53,8 @@ class Analyses:
                 f"{self._where}.real_per_class: {wanted} asked for, but the smallest test class of "
                 f"{self._dataset.name} has {self._smallest_test}"
             )
-        tags = {"dataset": self._dataset.name, "protocol": None, "method": REAL, "without": REAL}
+        tags: dict[str, Any] = {"dataset": self._dataset.name, "protocol": None}
+        tags |= {"method": REAL, "without": REAL}
         tags |= {"plugin": "none", "ipc": None, "distilled_on": None, "seed": 0}
         yield from self._cells((TEST_IMAGES,), wanted, tags)
 

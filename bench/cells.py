@@ -172,7 +172,7 @@ class EvaluateCell(Cell):
 
 @dataclass(frozen=True, eq=False)
 class AnalyseCell(Cell):
-    """Look at images through several networks: what do their class activation maps share?"""
+    """Look at images through several networks, by their class activation maps."""
 
     kind: ClassVar[Literal["analyse"]] = "analyse"
 

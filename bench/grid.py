@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -13,9 +13,11 @@ from pydantic import ValidationError
 from baselines import METHODS, Entry, MethodSettings, Task
 from baselines.base import Need
 from bench import recipes
+from bench.analyses import Analyses
 from bench.cells import (
     AUXILIARY,
     WHOLE_TRAINING_SET,
+    AnalyseCell,
     Cell,
     DatasetId,
     DistilCell,
@@ -79,6 +81,8 @@ class Planned:
             about = [tags["method"], f"IPC {tags['ipc']}" if tags["ipc"] else "", f"seed {tags['seed']}"]
             part = self.cell.part if isinstance(self.cell, DistilCell) else 0
             about += [f"part {part}"] if part else []
+        if isinstance(self.cell, AnalyseCell):
+            about += [f"through {tags['role']} networks"]
         if "evaluation_seed" in tags:
             about += [f"on {tags['network']}", f"({tags['evaluation_seed']})"]
         return f"{self.cell.kind} {' '.join(text for text in about if text)}"
@@ -133,8 +137,11 @@ class Rows:
         self._networks = [checked_network(n, f"{where}.evaluate.networks") for n in self._evaluation.networks]
         self._network = checked_network(block.network or suite.network, f"{where}.network")
         self._tags = {"dataset": dataset.id.name, "protocol": block.protocol or suite.protocol}
+        place = where.partition(".grid.")[0] + ".analyse"
+        self._analyses = Analyses(suite.analyse, place, dataset.id, dataset.smallest_test, self._needs)
 
     def __iter__(self) -> Iterator[Planned]:
+        yield from self._with_needs(self._analyses.of_real_images())
         for method in self._block.method:
             if method == FULL:
                 yield from self._full()
@@ -179,9 +186,13 @@ class Rows:
         plugged = self._plugin(plugin)
         suffix = f" + {plugin.label or plugged.row_label}" if plugged else ""
         row: dict[str, Any] = {**self._tags, "recipe": recipe.name}
-        row |= {"method": (self._block.label or settings.row_label) + suffix, "plugin": plugin.name}
+        plain = self._block.label or settings.row_label
+        row |= {"method": plain + suffix, "plugin": plugin.name}
         row |= {"ipc": ipc, "distilled_on": "+".join(sorted(seen)) or None}
         yield from self._sets(distilled, recipe, row, seen)
+        for seed in self._seeds:
+            parts, about = distilled.cells(seed), {**row, "seed": seed}
+            yield from self._with_needs(self._analyses.of_set(parts, about, plain, seen))
         if isinstance(recipe, SoftRecipe) and entry.learns:
             yield from self._same_labels(recipe, ipc, row)
 
@@ -201,8 +212,7 @@ class Rows:
         if isinstance(recipe, SoftRecipe):
             need = Need("classifier", recipe.teacher)
             (teacher,) = self._needs.need(TEACHER, need, f"{self._where}.evaluate.recipe.teacher").keys
-        for made, tags in self._needs.take():
-            yield Planned(made, tags)
+        yield from self._with_needs(())
         for seed in self._seeds:
             cells = distilled.cells(seed)
             for cell in cells:
@@ -215,6 +225,12 @@ class Rows:
                 yield Planned(labelled, {**row, "seed": seed})
                 labels = labelled.key
             yield from self._evaluations(images, labels, recipe, seed, row, seen)
+
+    def _with_needs(self, cells: Iterable[tuple[Cell, Mapping[str, Any]]]) -> Iterator[Planned]:
+        """Some cells with their tags, after what was planned for them."""
+        cells = list(cells)
+        for made, tags in (*self._needs.take(), *cells):
+            yield Planned(made, tags)
 
     def _evaluations(
         self,

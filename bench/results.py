@@ -23,6 +23,8 @@ from bench.files import write_text
 SMALL_SET = 400_000
 #: The picture of a distilled set, which figures are made of.
 PLATE = "plate.png"
+#: The picture of an analysis: images and what networks see in them.
+CAMS = "cams.png"
 #: What every published row has.
 _FIELDS = frozenset({"key", "current", "tags", "cell", "result", "cost", "provenance", "artifacts"})
 

@@ -208,11 +208,12 @@ def test_parts_are_cells_that_sets_of_other_sizes_share(monkeypatch):
     assert three.images == tuple(cell.key for cell in distilled)
 
 
-def test_a_class_subset_is_another_dataset_with_the_same_content():
-    whole, subset = (planned(dataset=name) for name in ("digits", "digits[3]"))
-    assert not set(whole.planned) & set(subset.planned)
-    contents = {item.cell.dataset.content for found in (whole, subset) for item in found}
-    assert len(contents) == 1
+def test_a_subset_and_a_tuning_split_are_other_datasets_with_the_same_content():
+    names = ("digits", "digits[3]", "digits[tuning]", "digits[3,tuning]")
+    plans = [planned(dataset=name) for name in names]
+    keys = [key for found in plans for key in found.planned]
+    assert len(keys) == len(set(keys)) == 2 * len(names)
+    assert len({item.cell.dataset.content for found in plans for item in found}) == 1
 
 
 def test_only_keeps_what_is_asked_for_and_what_that_needs():

@@ -144,8 +144,11 @@ def test_each_image_is_shown_whole_in_squares_of_one_size(drawn, side):
         for k in range(3):
             y, x = top + 66 * c, left + 66 * k
             part = picture[y : y + 64, x : x + 64]
-            big = shown.images[c, k].repeat(times, axis=0).repeat(times, axis=1)
-            assert np.array_equal(part, big)
+            of_pixels = part.reshape(side, times, side, times, 3)
+            assert (of_pixels == of_pixels[:, :1, :, :1]).all()
+            # One of 256 colours: of random ones, the worst that a PNG must hold, it is this near.
+            apart = of_pixels[:, 0, :, 0].astype(int) - shown.images[c, k]
+            assert np.sqrt((apart**2).mean()) < 14
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,14 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the name everyone knows it by)
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from safetensors import safe_open
 from torch import Tensor
 
 from bench import artifacts
 from bench import device as devices
 from bench.cells import TEST_IMAGES, AnalyseCell
 from bench.pixels import PixelSpace
+from bench.real import RealImages
 from bench.results import CAMS
 from bench.sets import stored
 from bench.stages import Context, Outcome
@@ -48,7 +50,7 @@ def run(cell: AnalyseCell, context: Context) -> Outcome:
     names, maps, entropies, accuracies = [], [], [], []
     for done, key in enumerate(cell.networks, start=1):
         path = context.artifacts[key][artifacts.NAMES["classifier"]]
-        names.append(artifacts.name_of(path))
+        names.append(_name(path))
         cam = artifacts.cam(path, cell.dataset.classes, cell.dataset.size, device)
         logits, of_network = look(cam, images, labels, cell.settings["grid"])
         maps.append(of_network)
@@ -73,11 +75,17 @@ def run(cell: AnalyseCell, context: Context) -> Outcome:
 def look(cam: CAM, images: Tensor, labels: Tensor, grid: int) -> tuple[Tensor, Tensor]:
     """Logits [N, C] and normalised maps [N, grid, grid] of the images' own classes, in chunks."""
     logits, maps = [], []
-    for rows in torch.arange(len(images), device=images.device).split(CHUNK):
-        said, seen = cam(images[rows], labels[rows])
+    for some, their_labels in zip(images.split(CHUNK), labels.split(CHUNK), strict=True):
+        said, seen = cam(some, their_labels)
         logits.append(said)
         maps.append(normalised(seen, grid))
     return torch.cat(logits), torch.cat(maps)
+
+
+def _name(path: Path) -> str:
+    """The name of the network that a file holds."""
+    with safe_open(path, framework="pt") as file:
+        return str(json.loads(file.metadata()["metadd"])["network"])
 
 
 def _images(cell: AnalyseCell, context: Context) -> tuple[Tensor, Tensor]:
@@ -85,10 +93,8 @@ def _images(cell: AnalyseCell, context: Context) -> tuple[Tensor, Tensor]:
     if cell.images == (TEST_IMAGES,):
         assert cell.per_class is not None
         split = context.dataset.test.first(cell.per_class)
-        raw = torch.from_numpy(np.array(split.images)).to(context.device)
-        return PixelSpace("unit").encode_uint8(raw, torch.float32), torch.from_numpy(split.labels).to(
-            raw.device
-        )
+        real = RealImages(split, PixelSpace("unit"), context.device)
+        return real.batch(np.arange(len(real))), real.labels
     found = stored([context.artifacts[key]["images.safetensors"] for key in cell.images])
     return found.encoded(PixelSpace("unit")).to(context.device), found.labels.to(context.device)
 

@@ -29,9 +29,7 @@ def images(split, label):
 def test_each_class_of_digits_is_parted_and_its_test_images_are_not_in_it():
     whole, tuning = data.load("digits"), data.load("digits[tuning]")
     for label in range(10):
-        train, held_out, real = (
-            images(split, label) for split in (tuning.train, tuning.test, whole.train)
-        )
+        train, held_out, real = (images(split, label) for split in (tuning.train, tuning.test, whole.train))
         assert len(held_out) == len(real) // 5 > 20
         assert train + held_out == real
         assert not set(train) & set(held_out)
@@ -51,7 +49,9 @@ def test_a_fifth_rounded_down_of_the_classes_asked_for(pets, tmp_path, k, n):
     assert DatasetId.of(identity).name == f"imagefolder[{k}tuning]"
 
 
-@pytest.mark.parametrize(("there", "train", "test"), [(2, 1, 1), (4, 3, 1), (9, 8, 1), (10, 8, 2), (11, 9, 2)])
+@pytest.mark.parametrize(
+    ("there", "train", "test"), [(2, 1, 1), (4, 3, 1), (9, 8, 1), (10, 8, 2), (11, 9, 2)]
+)
 def test_at_least_one_is_held_out(tmp_path, there, train, test):
     folder = make.image_folder(tmp_path / "few", ("ant", "bee"), 16)
     for i in range(there, 12):
@@ -65,7 +65,9 @@ def test_a_class_with_one_image_is_a_plain_error(tmp_path):
     for i in range(1, 12):
         (folder / "train/cat" / f"{i}.png").unlink()
     for use in (data.identify, data.load):
-        with pytest.raises(UserError, match="class 'cat' has only 1 training image; .*2 are needed") as caught:
+        with pytest.raises(
+            UserError, match="class 'cat' has only 1 training image; .*2 are needed"
+        ) as caught:
             use(f"imagefolder:{folder}[tuning]", cache_dir=tmp_path / "c")
         assert "\n" not in str(caught.value)
     assert data.identify(f"imagefolder:{folder}[2,tuning]", cache_dir=tmp_path / "c").test == (2, 2)
