@@ -90,6 +90,8 @@ class MethodSettings(BaseModel):
     label: ClassVar[str]
     #: Whether the method distils at all; ``random`` only chooses images.
     learns: ClassVar[bool] = True
+    #: Whether its settings name the networks that it distils with; the suite's then has no part in it.
+    names_networks: ClassVar[bool] = False
     #: Whether it has a gradient of its own, for a plug-in's to be a share of.
     has_loss: ClassVar[bool] = True
     #: The recipe that its authors evaluate with.
@@ -281,6 +283,11 @@ class Method(ABC, Generic[S]):
         self.settings = settings
         self.task = task
 
+    @property
+    def kinds_of_updates(self) -> int:
+        """After how many updates they repeat, as to memory."""
+        return 1
+
     def begin(self, tools: Tools) -> None:
         """Called once, before all else: where a method makes the tensors that it keeps.
 
@@ -303,7 +310,11 @@ class Method(ABC, Generic[S]):
         return tools.tensor(tools.rng("initial noise").standard_normal(shape, dtype="float32"))
 
     def parametrization(self, tools: Tools) -> Parametrization | None:
-        """What makes the images, instead of :meth:`initial`; None where their pixels are moved themselves."""
+        """What makes the images, instead of :meth:`initial`; None where their pixels are moved themselves.
+
+        Raises:
+            Unsuitable: as :meth:`begin` does.
+        """
         return None
 
     def extras(self) -> dict[str, Tensor]:

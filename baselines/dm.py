@@ -78,6 +78,11 @@ class DMMulti(DM):
 
     settings: DMMultiSettings
 
+    @property
+    def kinds_of_updates(self) -> int:
+        """As many as there are networks."""
+        return len(self.settings.networks)
+
     def _network(self, k: int, tools: Tools) -> nn.Module:
         networks = self.settings.networks
         return tools.network(networks[k % len(networks)])

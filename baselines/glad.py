@@ -16,7 +16,16 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from baselines import METHODS
 from baselines.adam import Adam
-from baselines.base import Images, Method, MethodSettings, Optimisers, Parametrization, Task, Tools
+from baselines.base import (
+    Images,
+    Method,
+    MethodSettings,
+    Optimisers,
+    Parametrization,
+    Task,
+    Tools,
+    Unsuitable,
+)
 from baselines.defaults.glad import GLaDSettings
 from baselines.defaults.sre2l import SRe2LSettings
 from baselines.generators.base import Generator
@@ -77,7 +86,7 @@ class GLaD(Method[GLaDSettings[Any]]):
         """Styles of random latents and the class, and the features that the generator makes of them.
 
         Raises:
-            ValueError: the generator does not fit the dataset or the settings.
+            Unsuitable: the generator does not fit the dataset or the settings.
         """
         s, generator = self.settings, tools.artifacts["generator"]
         classes = self._classes(generator)
@@ -126,15 +135,15 @@ class GLaD(Method[GLaDSettings[Any]]):
         s, task = self.settings, self.task
         classes = s.generator_classes or list(range(task.classes))
         if generator.size != task.size:
-            raise ValueError(f"the generator makes images of {generator.size} pixels, not of {task.size}")
+            raise Unsuitable(f"the generator makes images of {generator.size} pixels, not of {task.size}")
         same = s.generator_classes or generator.classes == task.classes
         if not same or len(classes) != task.classes or not set(classes) <= set(range(generator.classes)):
-            raise ValueError(
+            raise Unsuitable(
                 f"the generator knows {generator.classes} classes and {task.dataset} has {task.classes}; say "
                 "in `generator_classes` which they are"
             )
         if s.layer > generator.layers:
-            raise ValueError(f"`layer` is {s.layer}, but the generator has only {generator.layers} layers")
+            raise Unsuitable(f"`layer` is {s.layer}, but the generator has only {generator.layers} layers")
         return np.repeat(np.array(classes, np.int64), task.ipc)
 
     def _random_styles(self, generator: Generator, classes: np.ndarray, tools: Tools) -> Tensor:

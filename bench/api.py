@@ -145,10 +145,13 @@ def run(
 
 def publish(opened: Opened) -> None:
     """Bring the results folder up to date with the store: rows, small sets, tables, figures."""
+    from bench.camplots import first_seeds
+
     rows = collect(opened.whole, opened.store)
+    analyses = {row["key"] for row in first_seeds(rows)}
     for row in rows:
         cell = opened.whole.planned[row["key"]].cell
-        if cell.kind == "distil":
+        if cell.kind == "distil" or row["key"] in analyses:
             paths = (opened.store.artifact(cell, name) for name in row["artifacts"])
             opened.results.keep(row["key"], [path for path in paths if path is not None])
     changed = opened.results.write(rows)
@@ -187,6 +190,7 @@ def table(spec: Spec, suite: str, results: Results, names: Sequence[str]) -> lis
     Raises:
         UserError: there is no such table, or a row is damaged.
     """
+    from bench import meta
     from bench.tables import accuracy_table, frame, pretrained, suite_header
 
     header = (*suite_header(suite, find_suite(spec, suite)), *pretrained(results.rows.values()))
@@ -194,8 +198,11 @@ def table(spec: Spec, suite: str, results: Results, names: Sequence[str]) -> lis
     for name in names:
         if name not in spec.tables:
             raise UserError(f"no table {name!r}; {near(name, list(spec.tables))}")
-        evaluations = frame(results.rows.values())
-        made.append(accuracy_table(name, spec.tables[name], evaluations, header))
+        asked, rows = spec.tables[name], results.rows.values()
+        if asked.kind == "meta-features":
+            made.append(meta.meta_table(name, asked, meta.frame(rows), header))
+        else:
+            made.append(accuracy_table(name, asked, frame(rows), header))
     return made
 
 
@@ -205,14 +212,20 @@ def plot(spec: Spec, suite: str, results: Results, name: str, file: Path) -> boo
     Raises:
         UserError: there is no such figure, or a row is damaged.
     """
+    from bench import camplots
     from bench.plots import distilled, panels
 
     if name not in spec.figures:
         raise UserError(f"no figure {name!r}; {near(name, list(spec.figures))}")
-    shown = panels(spec.figures[name], results.rows.values(), results)
+    asked = spec.figures[name]
+    note = f"Suite {suite}. First seed of each set; values clamped to [0, 1] for display."
+    if asked.kind == "cams":
+        shown = camplots.panels(asked, results.rows.values(), results)
+        note += f" {camplots.NOTE}"
+    else:
+        shown = panels(asked, results.rows.values(), results)
     if shown:
-        note = f"Suite {suite}. First seed of each set; values clamped to [0, 1] for display."
-        distilled(spec.figures[name], shown, note, file)
+        distilled(asked, shown, note, file)
     return bool(shown)
 
 

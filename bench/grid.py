@@ -282,7 +282,7 @@ class Rows:
         for name in settings.distils_with(self._network):
             seen.add(canonical := checked_network(name, f"{self._where}.settings"))
             values = _replaced(values, name, canonical)
-        network = self._network if self._network in seen else None
+        network = self._network if self._network in seen and not settings.names_networks else None
         if source := METHODS[method].source:
             values["source"] = source
         uses: dict[str, tuple[str, ...]] = {}

@@ -37,11 +37,15 @@ _LOOK_AT = 4  # a PNG's colours are chosen by every so many pixels of a row, of 
 
 @dataclass(frozen=True)
 class Panel:
-    """One distilled set to be shown: its title's lines, and its images [classes, columns, H, W, 3]."""
+    """One distilled set to be shown: its title's lines, and its images [classes, columns, H, W, 3].
+
+    ``heads`` is what is written above the columns, one for each; none by default.
+    """
 
     title: tuple[str, ...]
     images: np.ndarray
     classes: tuple[str, ...]
+    heads: tuple[str, ...] = ()
 
     @property
     def sheet(self) -> np.ndarray:
@@ -76,13 +80,13 @@ def panels(spec: FigureSpec, rows: Iterable[Mapping[str, Any]], results: Results
         title = [method, f"IPC {ipc}"]
         title += [dataset] if several_datasets else []
         title += [f"on {network}"] if several_networks and network else []
-        classes, images = _read([plates[part] for part in sorted(plates)])
+        classes, images = read_plates([plates[part] for part in sorted(plates)])
         images = images[: spec.classes, : spec.columns]
         shown.append(Panel(tuple(title), images, classes[: spec.classes]))
     return shown
 
 
-def _read(plates: Sequence[Path]) -> tuple[tuple[str, ...], np.ndarray]:
+def read_plates(plates: Sequence[Path]) -> tuple[tuple[str, ...], np.ndarray]:
     """Class names and images [classes, columns, H, W, 3] of a set whose parts have these plates."""
     parts = []
     for plate in plates:
@@ -108,7 +112,7 @@ def distilled(spec: FigureSpec, shown: Sequence[Panel], note: str, file: Path) -
     width = max(_NARROWEST, *(_MARGIN + sum(slot.width for slot in shelf) for shelf in shelves))
     header = _wrapped(spec.title, width - 2 * _MARGIN, _TITLE, "bold")
     footer = _wrapped(note, width - 2 * _MARGIN, _NOTE)
-    tops = [max(len(slot.title) for slot in shelf) * _LINE for shelf in shelves]
+    tops = [max(slot.top for slot in shelf) for shelf in shelves]
     heights = [
         top + max(slot.height for slot in shelf) + _BETWEEN for top, shelf in zip(tops, shelves, strict=True)
     ]
@@ -140,19 +144,44 @@ def distilled(spec: FigureSpec, shown: Sequence[Panel], note: str, file: Path) -
 def _fewer_colours(png: bytes) -> bytes:
     """An opaque PNG with at most 256 colours; as it was where that is not smaller.
 
-    Without dithering, which would save next to nothing, and take the images' pixels apart.
+    Black and white stay what they are. Without dithering, which would save next to nothing, and take the
+    images' pixels apart.
     """
     picture = Image.open(BytesIO(png)).convert("RGB")
-    sample = picture
-    if picture.getcolors(_COLOURS) is None:
-        few = (picture.width // _LOOK_AT, picture.height // _LOOK_AT)
-        sample = picture.resize(few, Image.Resampling.NEAREST)
-    palette = sample.quantize(_COLOURS, Image.Quantize.MEDIANCUT, kmeans=2)
-    reduced = BytesIO()
-    picture.quantize(palette=palette, dither=Image.Dither.NONE).save(
-        reduced, "PNG", optimize=True, dpi=(_DPI, _DPI)
-    )
+    pixels = np.asarray(picture).astype(np.int32)
+    packed, places = np.unique((pixels << (16, 8, 0)).sum(2), return_inverse=True)
+    colours = packed[:, None] >> (16, 8, 0) & 255
+    if len(colours) <= _COLOURS:
+        palette, nearest = colours, np.arange(len(colours))
+    else:
+        palette = _palette(picture)
+        nearest = _nearest(colours, palette)
+    indices = nearest[places].astype(np.uint8).reshape(pixels.shape[:2])
+    indexed, reduced = Image.fromarray(indices, "L"), BytesIO()
+    indexed.putpalette(palette.astype(np.uint8).tobytes())
+    indexed.save(reduced, "PNG", optimize=True, dpi=(_DPI, _DPI))
     return min(png, reduced.getvalue(), key=len)
+
+
+def _palette(picture: Image.Image) -> np.ndarray:
+    """256 colours [256, 3] of a picture that has more; black and white are among them."""
+    few = (picture.width // _LOOK_AT, picture.height // _LOOK_AT)
+    sample = picture.resize(few, Image.Resampling.NEAREST)
+    chosen = sample.quantize(_COLOURS - 2, Image.Quantize.MEDIANCUT, kmeans=2)
+    found = np.array(chosen.getpalette("RGB"), np.int32).reshape(-1, 3)[: _COLOURS - 2]
+    return np.concatenate([found, [[0, 0, 0], [255, 255, 255]]])
+
+
+def _nearest(colours: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """The place in the palette [P, 3] that is nearest to each of the colours [n, 3], int64 [n].
+
+    Not Pillow's own search, which rounds colours to multiples of 4 first: white would become 252.
+    """
+    found, wanted = [], palette.astype(float)  # whole numbers all the same, so nothing is rounded
+    for some in np.array_split(colours.astype(float), len(colours) // 4096 + 1):
+        apart = (wanted**2).sum(1) - 2 * some @ wanted.T  # less the colour's own square
+        found.append(apart.argmin(1))
+    return np.concatenate(found)
 
 
 @dataclass(frozen=True)
@@ -169,6 +198,16 @@ class _Slot:
         return max((_width(name, _BODY) for name in self.names), default=-8) + 8
 
     @property
+    def head(self) -> int:
+        """Pixels that the heads of the columns take above the images; they are written upwards."""
+        return max((_width(head, _NOTE) + 8 for head in self.panel.heads), default=0)
+
+    @property
+    def top(self) -> int:
+        """Pixels above the images."""
+        return len(self.title) * _LINE + self.head
+
+    @property
     def width(self) -> int:
         wide = max(int(self.panel.images.shape[1]) * _STEP, *(_width(line, _BODY) for line in self.title))
         return self.left + wide + _BETWEEN
@@ -181,7 +220,10 @@ class _Slot:
         """Draw it with the top left corner of names and images at this pixel; the title goes above."""
         text, left = partial(_text, figure), x + self.left
         for i, line in enumerate(reversed(self.title)):
-            text(left, y - 6 - i * _LINE, line, size=_BODY, va="baseline")
+            text(left, y - self.head - 6 - i * _LINE, line, size=_BODY, va="baseline")
+        for i, head in enumerate(self.panel.heads):
+            above = {"ha": "center", "va": "bottom", "rotation": 90}
+            text(left + i * _STEP + _IMAGE // 2, y - 4, head, size=_NOTE, **above)
         for i, name in enumerate(self.names):
             text(left - 8, y + i * _STEP + _IMAGE // 2, name, size=_BODY, ha="right", va="center")
         wide, (full_width, full_height) = self.panel.images.shape[1] * _STEP, figure.get_size_inches() * _DPI

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bench.cells import AUXILIARY, DistilCell
+from bench.device import images_with_graph
 from bench.pixels import Space
 from bench.stages.tools import HarnessTools
 from bench.synthetic import Synthetic
@@ -29,6 +30,7 @@ class Plugged:
         used: the plug-in's networks (:class:`metadd.CAM`) among what the cell uses.
         mean: of the channels, as the networks were trained.
         std: of the channels.
+        device: where the images are.
     """
 
     def __init__(
@@ -38,9 +40,12 @@ class Plugged:
         used: Mapping[str, Any],
         mean: tuple[float, ...],
         std: tuple[float, ...],
+        device: torch.device,
     ) -> None:
         entry = PLUGINS[cell.plugin["name"]]
         values = {name: v for name, v in cell.plugin.items() if name not in ("name", "version")}
+        if values.get("chunk", 0) is None:
+            values["chunk"] = images_with_graph(device, cell.dataset.size)
         self.settings = entry.settings.model_validate(values)
         networks: list[CAM] = [used[AUXILIARY + name] for name in self.settings.auxiliary]
         self._plugin = entry.make(self.settings, networks, mean, std)
@@ -89,7 +94,7 @@ class Plugged:
         Every image is as likely as any other, so the gradient is an unbiased one of the mean over all.
         """
         wanted = self.settings.images_per_update
-        if wanted is None or wanted >= len(x.images):
+        if wanted >= len(x.images):
             return slice(None)
         rng = tools.rng("plug-in images", update)
         each, more = divmod(wanted, x.classes)

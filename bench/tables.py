@@ -16,7 +16,7 @@ from bench.stats import Summary, summarise
 
 #: What rows are told apart by, and what a table calls it. What differs inside a cell becomes part of the
 #: row's name even where the table does not ask for it: only seeds are ever averaged over.
-_NAMES = {
+NAMES = {
     "dataset": "Dataset",
     "ipc": "IPC",
     "method": "Method",
@@ -40,6 +40,10 @@ class TableCell:
     networks: tuple[int, int] = (0, 0)
     #: Whether every network here took part in distilling.
     seen: bool = False
+    #: Whether this is a difference between two rows: printed with its sign and its interval.
+    difference: bool = False
+    #: Decimals in Markdown.
+    decimals: int = 1
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,8 @@ class Table:
     columns: tuple[str, ...] = ()
     rows: tuple[TableRow, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    #: What the CSV form says of a number besides its statistics.
+    details: tuple[str, ...] = ("networks_per_set", "seen")
 
 
 def frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
@@ -129,7 +135,7 @@ def accuracy_table(
         return Table(name, spec.title, tuple(header), notes=("No finished evaluation yet.",))
     data = evaluations.assign(column=evaluations[spec.columns].astype(str))
     columns = list(data["column"].unique())
-    by = _row_tags(spec, data)
+    by = row_tags(spec, data)
     sets = data.groupby([*by, "column", "seed"], sort=False, dropna=False).agg(
         accuracy=("accuracy", "mean"), networks=("accuracy", "size"), seen=("seen", "all")
     )
@@ -142,17 +148,17 @@ def accuracy_table(
         means = group.pivot(index="seed", columns="column", values="accuracy").reindex(columns=columns)
         cells[_MEAN] = _mean(means, cells)
         named = about if isinstance(about, tuple) else (about,)
-        rows.append(TableRow(tuple(map(_text, named)), cells))
+        rows.append(TableRow(tuple(map(text_of, named)), cells))
     notes = (_explanation(rows, data, by), *_warnings(rows, data, gaps))
-    names = tuple(_NAMES[tag] for tag in by)
+    names = tuple(NAMES[tag] for tag in by)
     return Table(name, spec.title, tuple(header), names, (*columns, _MEAN), tuple(rows), notes)
 
 
-def _row_tags(spec: TableSpec, data: pd.DataFrame) -> list[str]:
+def row_tags(spec: TableSpec, data: pd.DataFrame) -> list[str]:
     """The tags that make a row: those asked for, and those that would differ inside a cell."""
     by: list[str] = list(spec.rows)
     inside = data.groupby([*by, "column"], dropna=False)
-    for tag in _NAMES:
+    for tag in NAMES:
         if tag in data and tag not in (*by, spec.columns) and (inside[tag].nunique(dropna=False) > 1).any():
             by.append(tag)
     return by
@@ -175,7 +181,8 @@ def _mean(means: pd.DataFrame, cells: Mapping[str, TableCell]) -> TableCell:
     return TableCell(summary, (least, most), all(cell.seen for cell in cells.values()))
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """A tag as a table shows it."""
     return _MISSING if pd.isna(value) else str(value)
 
 
@@ -243,30 +250,34 @@ def to_markdown(table: Table) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """One line per row and column: mean, std, n, the 95% interval, networks per set, and whether seen.
+    """One line per row and column: mean, std, n, the 95% interval, and the table's ``details``.
 
     Numbers have four decimals; what there is no result of is empty, with n = 0.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     numbers = ["mean", "std", "n", "low95", "high95"]
-    writer.writerow([*table.row_names, "column", *numbers, "networks_per_set", "seen"])
+    writer.writerow([*table.row_names, "column", *numbers, *table.details])
     for row in table.rows:
         about = ["" if text == _MISSING else text for text in row.about]
         for column in table.columns:
             cell = row.cells.get(column, TableCell())
             if (it := cell.summary) is None:
-                writer.writerow([*about, column, "", "", 0, "", "", "", ""])
+                writer.writerow([*about, column, "", "", 0, "", "", *("" for _ in table.details)])
                 continue
             shown = [f"{x:.4f}" if isinstance(x, float) else x for x in (it.mean, it.std, it.n, *it.interval)]
-            seen = "true" if cell.seen else "false"
-            writer.writerow([*about, column, *shown, _range(*cell.networks), seen])
+            known = {"networks_per_set": _range(*cell.networks), "seen": "true" if cell.seen else "false"}
+            writer.writerow([*about, column, *shown, *(known[name] for name in table.details)])
     return out.getvalue()
 
 
 def _shown(cell: TableCell | None) -> str:
     if cell is None or cell.summary is None:
         return _MISSING
-    it, mark = cell.summary, _SEEN if cell.seen else ""
-    spread = "" if it.std is None else f" ± {it.std:.1f}"
-    return f"{it.mean:.1f}{mark}{spread} ({it.n})"
+    it, mark, places = cell.summary, _SEEN if cell.seen else "", cell.decimals
+    if cell.difference:
+        low, high = it.interval
+        between = "" if low is None else f" [{low:.{places}f}, {high:.{places}f}]"
+        return f"{it.mean:+.{places}f}{mark}{between} ({it.n})"
+    spread = "" if it.std is None else f" ± {it.std:.{places}f}"
+    return f"{it.mean:.{places}f}{mark}{spread} ({it.n})"

@@ -1,4 +1,4 @@
-"""MetaDD: meta features for cross-architecture dataset distillation, as a plug-in for anybody's training loop.
+"""MetaDD: meta features for cross-architecture dataset distillation, a plug-in for anybody's training loop.
 
 ``from metadd import MetaDD`` gives the loss; ``CAM`` the maps it looks at; ``metadd.features`` what they are
 split into. Nothing here imports the harness (``bench``) or the methods (``baselines``). Importing this

@@ -31,11 +31,11 @@ class PluginSettings(BaseModel):
         None, ge=0, description="multiplies the plug-in's gradient instead of `rho`, whatever its norm"
     )
     every: int = Field(1, ge=1, description="the plug-in adds to one of so many updates")
-    images_per_update: int | None = Field(
-        None,
+    images_per_update: int = Field(
+        200,
         ge=1,
-        description="images that the plug-in sees in an update: as many of each class as of any other, or "
-        "one more, drawn anew each time; all by default",
+        description="images that the plug-in sees in an update, at most: as many of each class as of any "
+        "other, or one more, drawn anew each time",
     )
 
     @property

@@ -7,18 +7,21 @@ The right form is found from the network itself, by looking at one forward:
 * where the classifier is linear and reads the mean over the map's positions (or tokens), the map is
   ``sum_k W[y, k] F_k``: CAM (Zhou et al., CVPR 2016, eq. 2);
 * where it reads the flattened map, ``sum_k W[y, k, i, j] F_k[i, j]``: HiResCAM (Draelos and Carin, 2020);
-* otherwise Grad-CAM (Selvaraju et al., ICCV 2017, eq. 1 and 2, without its ReLU):
-  ``sum_k mean_ij(d logit_y / d F_k[i, j]) F_k``. So it is for a transformer that reads a class token: its
-  last tokens get no gradient, and the place found is the input of its last block.
+* otherwise ``sum_k mean_ij(d logit_y / d F_k[i, j]) F_k``: Grad-CAM (Selvaraju et al., ICCV 2017, eq. 1 and
+  2). So it is for a transformer that reads a class token: the last tokens of its positions get no gradient,
+  and the place found is the input of its last block.
 
-None of them has its ReLU yet: that is in :func:`metadd.features.normalised`.
+None of them has its ReLU yet: that is in :func:`metadd.features.normalised`. Outputs [N, K, h, w],
+[N, h, w, K] (both with h = w) and [N, prefix + h * w, K] count as maps; any other, such as positions
+flattened behind the channels, does not, or is taken for what it looks like.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
 import torch
@@ -64,13 +67,14 @@ class Site:
             return output
         if self.layout == "channels last":
             return output.permute(0, 3, 1, 2)
-        return output[:, self.prefix :].transpose(1, 2).unflatten(2, self.shape)
+        maps: Tensor = output[:, self.prefix :].transpose(1, 2).unflatten(2, self.shape)
+        return maps
 
 
 class CAM(nn.Module):
     """A classifier that gives its class activation maps beside its logits.
 
-    The network is frozen and put into evaluation mode, here and for good.
+    The network is frozen and put into evaluation mode, here and for good: :meth:`train` does not change it.
 
     Args:
         network: logits [N, C] of images [N, 3, H, W].
@@ -82,7 +86,7 @@ class CAM(nn.Module):
         site: where the map is read.
 
     Raises:
-        Unsuitable: no place in the network gives a map.
+        Unsuitable: no place in the network gives a map, or it gives no logits [N, C].
     """
 
     def __init__(
@@ -93,8 +97,12 @@ class CAM(nn.Module):
         self.gradient = gradient
         self.site = find_site(self.network, size)
 
+    def train(self, mode: bool = True) -> CAM:
+        """Stay in evaluation mode, whatever ``mode`` says: this may be part of a module that is trained."""
+        return super().train(False)
+
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """One forward.
+        """One forward of the network.
 
         Args:
             images: [N, 3, H, W] as the network was trained on them.
@@ -105,7 +113,7 @@ class CAM(nn.Module):
         """
         if self.site.form == "gradient":
             return self._by_gradient(images, labels)
-        with _output_of(self.network, self.site) as outputs:
+        with _output_of(self.network, self.site.module, self.site.call) as outputs:
             logits = self.network(images)
         (output,) = outputs
         maps = self.site.maps(output)
@@ -116,12 +124,12 @@ class CAM(nn.Module):
         return logits, (weights.reshape(maps.shape) * maps).sum(1)
 
     def _by_gradient(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Grad-CAM; without a graph for the images, only what comes after the map is differentiated."""
+        """Grad-CAM. Where the images have no graph, only what comes after the map is differentiated."""
         graph = torch.is_grad_enabled() and images.requires_grad
         through = graph and self.gradient == "through"
         # Only the plain kernel of attention can be differentiated twice.
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-            with _output_of(self.network, self.site, replaced=_leaf_or_same) as outputs:
+            with _output_of(self.network, self.site.module, self.site.call, _leaf_or_same) as outputs:
                 logits = self.network(images if graph else images.detach())
             (output,) = outputs
             score = logits.gather(1, labels[:, None]).sum()
@@ -132,99 +140,108 @@ class CAM(nn.Module):
 
 
 def find_site(network: nn.Module, size: int) -> Site:
-    """Where and how the network's map is read; it must be frozen and in evaluation mode.
+    """Where and how the network's map is read, from one forward; it must be frozen and in evaluation mode.
 
     Raises:
         Unsuitable: no place fits, with the reason.
     """
     images = _example(network, size)
-    with _all_outputs(network) as calls:
+    # With gradients, whatever the caller has set: paths from the images are followed by them.
+    with torch.enable_grad(), _listening(network) as heard:
         logits = network(images)
-    for module, call, output in reversed(calls):
-        for layout, prefix, shape in _layouts(output):
-            if not _is_bottleneck(network, module, call, images):
-                break
-            site = Site(module, call, layout, prefix, shape, "gradient", "")
-            if not _positions_count(logits, output, site):
-                break
-            form, classifier = _linear_form(network, images, site)
-            return Site(module, call, layout, prefix, shape, form, classifier)
+        if not (isinstance(logits, Tensor) and logits.dim() == 2 and logits.requires_grad):
+            raise Unsuitable(
+                f"{type(network).__name__} has no class activation map: it does not give logits [N, C] that "
+                "can be differentiated by the images"
+            )
+        for module, call, output in reversed(heard.outputs):
+            site = _site_at(module, call, output)
+            if (
+                site is not None
+                and _is_bottleneck(logits, output, images)
+                and _positions_count(logits, output, site)
+            ):
+                form, classifier = _linear_form(site.maps(output), site.layout, logits, heard.linears)
+                return replace(site, form=form, classifier=classifier)
     raise Unsuitable(
-        f"{type(network).__name__} has no class activation map for {size}x{size} images: no layer whose output "
-        f"has {SMALLEST}x{SMALLEST} positions or more and lies on every path from the image to the logits"
+        f"{type(network).__name__} has no class activation map for {size}x{size} images: no layer whose "
+        f"output has {SMALLEST}x{SMALLEST} positions or more and lies on every path from the image to the "
+        "logits"
     )
 
 
 def _example(network: nn.Module, size: int) -> Tensor:
     """Two images of noise that want a gradient, as the network would take them."""
-    like = next(network.parameters())
+    like = next(network.parameters(), torch.empty(0))
     noise = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     return noise.to(like).requires_grad_()
 
 
-def _layouts(output: Tensor) -> Iterator[tuple[Layout, int, tuple[int, int]]]:
-    """How an output may be a map: its layout, prefix tokens, and shape."""
+def _site_at(module: str, call: int, output: Tensor) -> Site | None:
+    """A site of Grad-CAM, if an output looks like a map."""
+
+    def site(layout: Layout, prefix: int, side: int) -> Site:
+        return Site(module, call, layout, prefix, (side, side), "gradient", "")
+
     if output.dim() == 4:
         _, a, b, c = output.shape
         if b == c >= SMALLEST:
-            yield "channels first", 0, (b, c)
-        elif a == b >= SMALLEST:
-            yield "channels last", 0, (a, b)
+            return site("channels first", 0, b)
+        if a == b >= SMALLEST:
+            return site("channels last", 0, a)
     elif output.dim() == 3:
-        tokens = output.shape[1]
         for prefix in range(_MOST_PREFIX_TOKENS + 1):
-            side = round(max(0, tokens - prefix) ** 0.5)
-            if side >= SMALLEST and side * side == tokens - prefix:
-                yield "tokens", prefix, (side, side)
-                return
+            positions = output.shape[1] - prefix
+            side = math.isqrt(max(0, positions))
+            if side >= SMALLEST and side * side == positions:
+                return site("tokens", prefix, side)
+    return None
 
 
-def _is_bottleneck(network: nn.Module, module: str, call: int, images: Tensor) -> bool:
-    """Whether the logits depend on the images through this output alone: cut it, and no graph is left."""
-
-    def cut(output: Tensor) -> tuple[Tensor, Tensor]:
-        return output, output.detach()
-
-    site = Site(module, call, "channels first", 0, (0, 0), "gradient", "")
-    with _output_of(network, site, replaced=cut):
-        return not network(images).requires_grad
+def _is_bottleneck(logits: Tensor, output: Tensor, images: Tensor) -> bool:
+    """Whether every path of the graph from the logits to the images goes through this output."""
+    cut = output.grad_fn, output.output_nr
+    seen: set[Any] = set()
+    ahead: list[Any] = [(logits.grad_fn, logits.output_nr)]
+    while ahead:
+        edge = ahead.pop()
+        node, _ = edge
+        if node is None or edge == cut or edge in seen:
+            continue
+        if getattr(node, "variable", None) is images:
+            return False
+        seen.add(edge)
+        ahead += node.next_functions
+    return True
 
 
 def _positions_count(logits: Tensor, output: Tensor, site: Site) -> bool:
-    """Whether the features at the positions move the logits at all: a class token leaves the last ones idle."""
+    """Whether the features at the positions move the logits: a class token leaves the last ones idle."""
     if not output.requires_grad:
         return False
     (slopes,) = torch.autograd.grad(logits.square().sum(), output, retain_graph=True)
     return bool(site.maps(slopes).any())
 
 
-def _linear_form(network: nn.Module, images: Tensor, site: Site) -> tuple[Form, str]:
-    """The form and the classifier's name, from what a linear classifier reads of the map."""
-    names = {module: name for name, module in network.named_modules()}
-    linears: list[tuple[str, Tensor, Tensor]] = []
-
-    def listen(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        linears.append((names[module], inputs[0], output))
-
-    hooks = [m.register_forward_hook(listen) for m in names if isinstance(m, nn.Linear)]
-    try:
-        with torch.no_grad(), _output_of(network, site) as outputs:
-            logits = network(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    maps = site.maps(outputs[0])
+def _linear_form(
+    maps: Tensor, layout: Layout, logits: Tensor, linears: list[tuple[str, Tensor, Tensor]]
+) -> tuple[Form, str]:
+    """The form and the classifier's name, from what the linear layer that gives the logits reads."""
     for name, read, said in reversed(linears):
         if said.shape == logits.shape and torch.equal(said, logits):
             if _same(read, maps.mean((2, 3))):
                 return "pooled", name
-            if site.layout == "channels first" and _same(read, maps.flatten(1)):
+            if layout == "channels first" and _same(read, maps.flatten(1)):
                 return "flattened", name
     return "gradient", ""
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and torch.allclose(one, other, rtol=1e-3, atol=1e-5)
+    """Whether two tensors agree but for rounding, whatever their scale; zeros say nothing."""
+    if one.shape != other.shape:
+        return False
+    scale = other.abs().max()
+    return bool(scale > 0) and bool((one - other).abs().max() <= 1e-3 * scale)
 
 
 def _leaf_or_same(output: Tensor) -> tuple[Tensor, Tensor]:
@@ -235,11 +252,14 @@ def _leaf_or_same(output: Tensor) -> tuple[Tensor, Tensor]:
 
 @contextmanager
 def _output_of(
-    network: nn.Module, site: Site, replaced: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
+    network: nn.Module,
+    module: str,
+    call: int,
+    replaced: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
 ) -> Iterator[list[Tensor]]:
-    """The output at a site in each forward inside the context.
+    """The output of a module's call in the one forward inside the context, in a list.
 
-    ``replaced`` says what of an output is kept and what the network goes on with.
+    ``replaced`` says what of the output is kept and what the network goes on with.
     """
     kept: list[Tensor] = []
     calls = 0
@@ -247,7 +267,7 @@ def _output_of(
     def hook(_: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:
         nonlocal calls
         calls += 1
-        if calls - 1 != site.call:
+        if calls - 1 != call:
             return None
         if replaced is None:
             kept.append(output)
@@ -256,30 +276,47 @@ def _output_of(
         kept.append(keep)
         return go_on
 
-    handle = network.get_submodule(site.module).register_forward_hook(hook)
+    handle = network.get_submodule(module).register_forward_hook(hook)
     try:
         yield kept
     finally:
         handle.remove()
 
 
+@dataclass
+class _Heard:
+    """What the modules said in a forward, in the order in which they ended.
+
+    Attributes:
+        outputs: name, number of the call, and output of each call, from the first module with parameters on:
+            before it, there are only the images.
+        linears: name, input and output of the linear layers.
+    """
+
+    outputs: list[tuple[str, int, Tensor]] = field(default_factory=list)
+    linears: list[tuple[str, Tensor, Tensor]] = field(default_factory=list)
+
+
 @contextmanager
-def _all_outputs(network: nn.Module) -> Iterator[list[tuple[str, int, Tensor]]]:
-    """Name, number of the call, and output of each module's calls, in the order in which they end."""
-    found: list[tuple[str, int, Tensor]] = []
+def _listening(network: nn.Module) -> Iterator[_Heard]:
+    """Listen to all modules while the context is open."""
+    heard = _Heard()
     counts: dict[str, int] = {}
 
     def listen(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(_: nn.Module, inputs: Any, output: Any) -> None:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             call = counts[name] = counts.get(name, -1) + 1
-            if isinstance(output, Tensor):
-                found.append((name, call, output))
+            learnt = heard.outputs or any(True for _ in module.parameters())
+            if learnt and isinstance(output, Tensor):
+                heard.outputs.append((name, call, output))
+                if isinstance(module, nn.Linear):
+                    heard.linears.append((name, inputs[0], output))
 
         return hook
 
     handles = [module.register_forward_hook(listen(name)) for name, module in network.named_modules()]
     try:
-        yield found
+        yield heard
     finally:
         for handle in handles:
             handle.remove()

@@ -14,19 +14,21 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the name everyone knows it by)
 from torch import Tensor
 
-#: The least range that a map is divided by: below it, a map is flat and stays so.
-_FLAT = 1e-8
+#: A map whose range is not above this share of its largest value is flat: the rest is rounding.
+_FLAT = 1e-6
 
 
 def normalised(cam: Tensor, grid: int) -> Tensor:
     """A network's class activation maps [N, h, w] as [N, grid, grid] in [0, 1]; differentiable.
 
-    ReLU (evidence against a class is no evidence), bilinear resize, then min-max per image. A flat map
-    becomes zeros: it points nowhere.
+    ReLU (evidence against a class is no evidence), bilinear resize (corners not aligned, no smoothing), then
+    min-max per image: the map's own scale does not matter. A flat map points nowhere: it becomes zeros, and
+    gives no gradient.
     """
     maps = F.interpolate(cam.relu()[:, None], (grid, grid), mode="bilinear", align_corners=False)[:, 0]
     least, most = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-    return (maps - least) / (most - least).clamp_min(_FLAT)
+    extent = most - least
+    return (maps - least) / extent.where(extent > _FLAT * most, math.inf)
 
 
 def soft_support(maps: Tensor, threshold: float, softness: float) -> Tensor:

@@ -7,8 +7,8 @@ their maps, without equations. Ours (docs/metadd.md), over M networks f_m with m
 
 with D(A_m) = KL(p_m || p), p_m = softmax(A_m / temperature) over the positions and p = mean_m p_m; or, with
 ``alignment: variance``, the squared distance of A_m from the mean map; and the soft supports
-s_m = sigmoid((A_m - threshold) / softness), whose least is the meta map ("exposure"). Each term is a mean over
-images (and positions, but for the KL).
+s_m = sigmoid((A_m - threshold) / softness), whose least is the meta map ("exposure"). Each term is a mean
+over images, and over positions but for the KL, which is a sum over them.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ class Weights:
         for name in ("temperature", "softness"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: a number above 0 is expected, not {getattr(self, name)}")
+        if not (self.ce or self.align or self.meta):
+            raise ValueError("one of the weights ce, align and meta must be above 0")
         if not 0 < self.threshold < 1:
             raise ValueError(f"threshold: a number between 0 and 1 is expected, not {self.threshold}")
 

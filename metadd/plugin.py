@@ -35,7 +35,8 @@ class MetaDD(nn.Module):
 
     Args:
         networks: classifiers trained on the real data, logits [N, C] of images [N, 3, H, W]; or :class:`CAM`
-            of them. They are frozen and put into evaluation mode.
+            of them, made with a size and ``gradient`` of their own. They are frozen and put into evaluation
+            mode, for good.
         size: the side H = W of the images, in pixels.
         mean: of the channels, as the networks were trained; they see (image - mean) / std.
         std: of the channels.
@@ -43,8 +44,8 @@ class MetaDD(nn.Module):
         grid: the common grid of the maps has grid x grid positions.
         chunk: images whose graph is alive at once in :meth:`backward`.
         gradient: whether Grad-CAM's weights are differentiated too (:class:`CAM`).
-        home: where a network is kept while it is not in use; by default it stays where it is. With ``home``
-            a CPU, one network at a time is on the images' GPU.
+        home: where the networks are kept; each is on the images' device only while it is in use. By default
+            they stay where they are.
 
     Raises:
         ValueError: no networks, or a number out of range.
@@ -106,7 +107,8 @@ class MetaDD(nn.Module):
         """Add the loss's gradient to ``images.grad`` and return the loss, detached; see :meth:`terms`.
 
         The same gradient as ``plugin(images, labels).backward()``, with the graph of one network and
-        ``chunk`` images alive at a time.
+        ``chunk`` images alive at a time. Where the maps matter it costs one forward more of each network
+        and image: a first pass, without a graph, finds what the maps have in common.
 
         Args:
             images: a leaf [N, 3, H, W] in [0, 1] units (not clamped) that requires grad.
@@ -117,9 +119,10 @@ class MetaDD(nn.Module):
         return total(terms, self.weights, like=gradient)
 
     def terms(self, images: Tensor, labels: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        """Each term of the loss that has a weight: its value, and the norm of its weighted gradient.
+        """Each term that has a weight, by name: its value, and the norm of the gradient it gives.
 
-        Both are scalars without a graph; the gradient is that at ``images``, as in :meth:`backward`.
+        Both are scalars without a graph. The value is without the weight, the gradient (at ``images``, which
+        keep theirs) with it: the terms' gradients sum up to that of :meth:`backward`.
         """
         found = {}
         for name in TERMS:
@@ -201,7 +204,7 @@ def from_settings(
         std=std,
         weights=weights,
         grid=settings.grid,
-        chunk=settings.chunk,
+        chunk=settings.chunk or CHUNK,
         home="cpu" if settings.offload else None,
     )
     for cam in plugin.cams:

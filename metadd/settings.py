@@ -7,9 +7,9 @@ None of the numbers is the authors': they gave none in public. Each is ours, wit
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from metadd.base import PluginSettings
 
@@ -37,7 +37,7 @@ class MetaDDSettings(PluginSettings):
         0.1,
         ge=0.02,
         le=10,
-        description="of a map's softmax over positions; at 1, maps in [0, 1] hardly differ",
+        description="of the softmax over a map's positions; at 1, two maps in [0, 1] hardly differ",
     )
     threshold: float = Field(0.5, gt=0, lt=1, description="from where on a position counts as seen")
     softness: float = Field(0.1, gt=0, le=1, description="width of the sigmoid about the threshold")
@@ -45,8 +45,20 @@ class MetaDDSettings(PluginSettings):
     gradient: Literal["through", "constant"] = Field(
         "through", description="whether the weights of Grad-CAM are differentiated too, where a map has such"
     )
-    chunk: int = Field(32, ge=1, description="images whose graph is alive at once")
+    chunk: int | None = Field(
+        None,
+        ge=1,
+        description="images whose graph is alive at once; by default as device and image size bear",
+    )
     offload: bool = Field(False, description="keep one network at a time on the device, the others in memory")
+
+    @model_validator(mode="after")
+    def _something_to_do(self) -> Self:
+        if not (self.ce or self.align or self.meta):
+            raise ValueError("one of ce, align and meta must be above 0")
+        if len(set(self.networks)) < len(self.networks):
+            raise ValueError("networks: each is expected once")
+        return self
 
     @property
     def row_label(self) -> str:

@@ -103,7 +103,7 @@ def start(folder, *arguments):
 
 def finish(process, folder):
     """Wait for a command of :func:`start`."""
-    process.join(120)
+    process.join(300)
     assert process.exitcode is not None, "the command hangs"
     return Done(process.exitcode, (folder / "out").read_text(), (folder / "err").read_text())
 
@@ -128,3 +128,13 @@ def snapshot(*roots):
             elif path.is_dir():
                 found[str(path)] = "folder"
     return found
+
+
+def is_one_line(done, *words):
+    """Whether a command ended as a mistake does, its line holding these words."""
+    assert done.status == 2
+    assert done.out == ""
+    assert done.err.count("\n") == 1, done.err
+    assert done.err.startswith("metadd-bench: ")
+    for word in words:
+        assert word in done.err

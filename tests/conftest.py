@@ -75,3 +75,9 @@ def every_method(tmp_path_factory, cache):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("METADD_CACHE", str(cache))
         return every_method_run(tmp_path_factory.mktemp("every_method"))
+
+
+@pytest.fixture
+def file(tmp_path):
+    """The path of a file by its name, in a folder of the test's own."""
+    return lambda name: tmp_path / name

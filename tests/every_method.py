@@ -10,6 +10,12 @@ RUN = ("run", "tiny", "--tables", "tables.yaml", "--device", "cpu")
 #: Trained gently, so that other processors and thread counts give nearly the same numbers.
 TEACHER = {"network": "resnet18@w2@bn", "epochs": 1, "batch": 64, "lr": 0.01}
 GENERATOR = {"width": 8, "latent": 8, "dim": 8, "steps": 4, "batch": 6, "judge": TEACHER}
+#: Looks through the teacher and a network more, trained as the teacher is.
+METADD = {
+    "name": "metadd",
+    "networks": ["resnet18@w2@bn", "vgg11@w2"],
+    "training": {"all": {name: value for name, value in TEACHER.items() if name != "network"}},
+}
 MTT = {"syn_steps": 2, "max_start_epoch": 1, "expert_epochs": 1, "batch_syn": 2}
 EXPERTS = {"experts": 2, "expert": {"epochs": 1, "batch": 64}}
 #: Each method's settings: as small as they can be with everything that they have in use.
@@ -45,12 +51,14 @@ SETTINGS = {
 
 
 def suite(seeds=1):
-    """A row of each method, with its authors' recipe, shortened."""
+    """A row of each method without and with MetaDD, with its authors' recipe, shortened."""
     grid = []
     for method, settings in SETTINGS.items():
         evaluation = copy.deepcopy(TINY["evaluate"])
         evaluation["recipe"] = {"name": METHODS[method].settings.recipe, "epochs": 3}
         grid.append({"method": method, "settings": settings, "evaluate": evaluation})
+        if METHODS[method].settings.learns:
+            grid[-1]["plugin"] = ["none", {**METADD, **({"weight": 1.0} if method == "alone" else {})}]
         if "sre2l" in method:
             grid[-1]["ipc"] = [1, 2]
     return {

@@ -5,6 +5,7 @@ import numpy as np
 from baselines import METHODS, Task
 from bench.cells import DatasetId, DistilCell
 from bench.data.types import Dataset, Split, offsets_of
+from metadd import PLUGINS
 
 
 def dataset(classes=3, size=16, per_class=12, seed=0, spec="cifar10"):
@@ -22,14 +23,18 @@ def dataset(classes=3, size=16, per_class=12, seed=0, spec="cifar10"):
     return Dataset(spec, "0" * 64, names, size, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), split(), split())
 
 
-def cell(data, method, network="convnet@w8", ipc=2, seed=0, uses=None, part=0, **settings):
-    """The distil cell of a method on a dataset: the authors' settings but for these."""
+def cell(data, method, network="convnet@w8", ipc=2, seed=0, uses=None, part=0, plugin=None, **settings):
+    """The distil cell of a method on a dataset: the authors' settings but for these; ``plugin``'s likewise."""
     name = DatasetId(data.spec, data.content, len(data.classes), data.size)
     entry = METHODS[method].settings
     resolved = entry.resolve(Task(name.name, name.classes, name.size, ipc), settings)
     values = {"version": entry.version, **resolved.model_dump(mode="json")}
     images = resolved.parts(ipc)[part]
-    return DistilCell(name, method, values, images, part, network, {"name": "none"}, seed, uses or {})
+    plugged = {"name": "none"}
+    if plugin is not None:
+        model = PLUGINS["metadd"].settings
+        plugged = {"name": "metadd", "version": model.version, **model(**plugin).model_dump(mode="json")}
+    return DistilCell(name, method, values, images, part, network, plugged, seed, uses or {})
 
 
 def dm_cell(data, **how):

@@ -89,7 +89,7 @@ def test_without_a_name_and_a_suite_s_network_there_is_none(data):
         tools.network()
 
 
-@pytest.mark.parametrize("networks", [("resnet18@w16", "convnet@w8"), ("mobilenetv2@w8", "convnet@w8")])
+@pytest.mark.parametrize("networks", [("convnet@w8", "resnet18@w16"), ("convnet@w8", "mobilenetv2@w8")])
 def test_memory_is_that_of_one_network_at_a_time(data, networks):
     """On fake tensors to the byte what it is on real ones."""
 

@@ -10,6 +10,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from baselines.generators.base import Generator
 from baselines.generators.compact import CompactGenerator
 from baselines.glad import GLaD, Latents, noise_like, tame
+from bench.errors import CellFailure
 from bench.networks.build import build
 from bench.pixels import space
 from bench.real import RealImages
@@ -178,7 +179,7 @@ def test_classes_of_a_generator_can_be_named():
     ],
 )
 def test_a_generator_that_does_not_fit_is_refused(generator, settings, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(CellFailure, match=message):
         distillation(dataset(classes=3, size=16), generator=compact(**generator), **settings)
 
 

@@ -35,6 +35,14 @@ def test_a_file_is_short_and_keeps_to_its_side(name):
     assert imported(path) & set(PACKAGES) <= allowed
 
 
+TESTS = [str(path.relative_to(ROOT)) for path in sorted((ROOT / "tests").rglob("*.py"))]
+
+
+@pytest.mark.parametrize("name", TESTS)
+def test_a_test_file_is_short(name):
+    assert len((ROOT / name).read_text().splitlines()) <= 400
+
+
 def test_the_library_needs_nothing_of_the_harness():
     """``from metadd import …`` and ``from baselines import …`` in a program of someone else."""
     code = "import sys, metadd, baselines; print('bench' in sys.modules)"

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -149,6 +150,56 @@ def test_each_image_is_shown_whole_in_squares_of_one_size(drawn, side):
             # One of 256 colours: of random ones, the worst that a PNG must hold, it is this near.
             apart = of_pixels[:, 0, :, 0].astype(int) - shown.images[c, k]
             assert np.sqrt((apart**2).mean()) < 14
+
+
+def png(pixels):
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_a_png_of_greys_is_exact_and_has_a_palette(drawn, monkeypatch):
+    shown = panel(side=32)
+    shown.images[...] = shown.images[..., :1]
+    before, fewer = [], plots._fewer_colours
+    monkeypatch.setattr(plots, "_fewer_colours", lambda png: before.append(png) or fewer(png))
+    _, picture = drawn([shown])
+    with Image.open(BytesIO(before[0])) as image:
+        assert np.array_equal(picture, np.asarray(image.convert("RGB")))
+    with Image.open(BytesIO(fewer(before[0]))) as image:
+        assert image.mode == "P"
+        assert image.info["dpi"] == pytest.approx((160, 160), abs=0.1)
+
+
+def test_a_png_of_smooth_colours_looks_the_same_in_half_the_bytes():
+    """Colours along a plane, each with its neighbours: no pixel is far from what it was."""
+    y, x = np.mgrid[:256, :256]
+    rough = np.random.default_rng(0).integers(0, 16, (256, 256, 3))
+    pixels = np.clip(np.stack([x, y, 255 - x], 2) + rough, 0, 255).astype(np.uint8)
+    pixels[:4], pixels[-4:] = 255, 0
+    whole = png(pixels)
+    fewer = plots._fewer_colours(whole)
+    assert len(fewer) < 0.5 * len(whole)
+    with Image.open(BytesIO(fewer)) as image:
+        apart = np.asarray(image.convert("RGB")).astype(int) - pixels
+    assert not apart[:4].any()
+    assert not apart[-4:].any()
+    assert np.sqrt((apart**2).mean()) < 6
+    assert abs(apart.mean((0, 1))).max() < 0.5
+
+
+def test_every_pixel_takes_the_nearest_colour_of_the_palette():
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    with Image.open(BytesIO(plots._fewer_colours(png(pixels)))) as image:
+        palette = np.array(image.getpalette("RGB")).reshape(-1, 3)
+        shown = np.asarray(image.convert("RGB")).astype(int)
+    apart = np.linalg.norm(pixels[:, :, None].astype(int) - palette, axis=3).min(2)
+    assert np.allclose(np.linalg.norm(shown - pixels, axis=2), apart)
+
+
+def test_a_png_that_a_palette_would_make_larger_stays_as_it_is():
+    small = png(np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8))
+    assert plots._fewer_colours(small) is small
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from bench.errors import CellFailure
 from bench.networks.build import build
 from bench.pixels import PixelSpace
 from bench.recipes import Recipe, SoftRecipe
+from bench.sets import stored
 from bench.softlabels import SoftLabels, soft_loss
 from bench.stages import Context, OutOfTime, evaluate, relabel
 from bench.training import Training
@@ -214,6 +215,19 @@ def test_resumed_labels_and_students_are_bit_for_bit_uninterrupted(tmp_path):
     assert stops == 2
     assert again.result == student.result
     assert student.cost["updates"] == 9
+
+
+def test_a_checkpoint_holds_the_epochs_done_and_is_no_copy(tmp_path):
+    place = Place(tmp_path / "place")
+    context = place.context("labels")
+    teacher = artifacts.classifier(context.artifacts["teacher"]["network.safetensors"], 3, 16, CPU)
+    images = stored([context.artifacts["set"]["images.safetensors"]])
+    job = relabel.Relabelling(place.relabel, images, teacher, place.data, CPU)
+    job.epoch()
+    logits = job.state()["logits"]
+    assert logits.shape == (1, 10, 3)
+    assert logits.data_ptr() == job.logits.data_ptr()
+    assert logits.untyped_storage().nbytes() == 2 * logits.numel()  # what torch.save writes of it
 
 
 def test_same_cell_same_bits_other_seed_other_labels(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 import scipy.stats
 from scipy.special import stdtrit
 
-from bench.stats import Summary, summarise
+from bench.stats import Summary, paired, summarise
 
 
 def test_by_hand():
@@ -52,3 +52,10 @@ def test_the_interval_covers_the_mean_as_often_as_it_says():
     intervals = [summarise(sample.tolist()).interval for sample in samples]
     covered = np.mean([low <= 0 <= high for low, high in intervals])
     assert covered == pytest.approx(0.95, abs=0.012)
+
+
+def test_pairs_are_of_the_seeds_that_both_have():
+    found = paired({3: 5.0, 0: 1.0, 7: 9.0}, {0: 0.5, 3: 7.0, 4: 100.0})
+    assert (found.mean, found.n) == (-0.75, 2)
+    assert found.std == pytest.approx(2.5 / math.sqrt(2))
+    assert paired({0: 1.0}, {1: 2.0}) is None

@@ -11,6 +11,7 @@ class AloneSettings(MethodSettings):
     """Random real images that only a plug-in moves; without one they stay what ``random`` gives."""
 
     label: ClassVar[str] = "Real images"
+    has_loss: ClassVar[bool] = False
 
     iterations: int = Field(300, ge=1)
     lr: float = Field(0.02, gt=0, description="Adam's learning rate of the images")

@@ -43,6 +43,7 @@ class DMMultiSettings(DMSettings):
     """DM under several architectures in turn: an ensemble that knows no activation maps. Ours."""
 
     label: ClassVar[str] = "DM over several architectures"
+    names_networks: ClassVar[bool] = True
 
     # Not strict, for JSON and YAML have lists and no tuples.
     networks: tuple[str, ...] = Field(

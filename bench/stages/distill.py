@@ -141,9 +141,9 @@ class Distillation:
         self.tools = HarnessTools(task, dataset, self.space, device, cell.network, cell.seed, cell.part, used)
         try:
             self.method.begin(self.tools)
+            source = self.method.parametrization(self.tools)
         except Unsuitable as problem:
             raise CellFailure(str(problem)) from None
-        source = self.method.parametrization(self.tools)
         if source is None:
             self.x = Synthetic(self.method.initial(self.tools), task.classes, task.ipc)
         else:
@@ -153,7 +153,7 @@ class Distillation:
         self.updates_done = 0
         self.plugin: Plugged | None = None
         if cell.plugin["name"] != "none":
-            self.plugin = Plugged(cell, self.space, used, dataset.mean, dataset.std)
+            self.plugin = Plugged(cell, self.space, used, dataset.mean, dataset.std, device)
         #: What the plug-in's terms were before the first update.
         self.first_terms: dict[str, float] = {}
 
@@ -263,7 +263,7 @@ def count_live_bytes(
         while job.iterations_done < job.iterations:
             for _ in job.updates():
                 counted += 1
-                if counted == COUNTED_UPDATES:
+                if counted == max(COUNTED_UPDATES, job.method.kinds_of_updates):
                     return live.peak
             job.iterations_done += 1
     return live.peak

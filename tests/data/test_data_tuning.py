@@ -66,7 +66,7 @@ def test_a_class_with_one_image_is_a_plain_error(tmp_path):
         (folder / "train/cat" / f"{i}.png").unlink()
     for use in (data.identify, data.load):
         with pytest.raises(
-            UserError, match="class 'cat' has only 1 training image; .*2 are needed"
+            UserError, match=r"class 'cat' has only 1 training image; .*2 are needed"
         ) as caught:
             use(f"imagefolder:{folder}[tuning]", cache_dir=tmp_path / "c")
         assert "\n" not in str(caught.value)
