@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from bench.plots import Panel, read_plates
@@ -14,7 +15,7 @@ from bench.spec import FigureSpec
 
 #: What a reader of the figure must know.
 NOTE = (
-    "Columns: the image; each network's class activation map of the image's class; meta: white where the "
+    "Columns: the image; each network's class activation map of the image's class; meta: bright where the "
     "maps of all networks reach the threshold; heterogeneous: where those of some but not all do."
 )
 
@@ -45,5 +46,18 @@ def panels(spec: FigureSpec, rows: Iterable[Mapping[str, Any]], results: Results
         with Image.open(plate) as picture:
             networks = json.loads(picture.info["metadd"])["networks"]
         heads = ("image", *networks, "meta", "heterogeneous")
-        shown.append(Panel(tuple(title), images[: spec.classes], classes[: spec.classes], heads))
+        chosen_classes, chosen_images = classes[: spec.classes], _coloured(images[: spec.classes])
+        beside = tags["plugin"] != "none"
+        shown.append(Panel(tuple(title), chosen_images, chosen_classes, heads, beside))
     return shown
+
+
+def _coloured(images: np.ndarray) -> np.ndarray:
+    """Images [classes, columns, H, W, 3] with the grey maps behind the first column in colours.
+
+    White maps would have no edge on white paper.
+    """
+    from matplotlib import colormaps
+
+    colours = colormaps["viridis"](np.arange(256), bytes=True)[:, :3]
+    return np.concatenate([images[:, :1], colours[images[:, 1:, ..., 0]]], axis=1)

@@ -1,4 +1,4 @@
-"""What cells need that is made from the real data beforehand, planned: teachers, experts, generators, …"""
+"""What cells need that is made from the real data beforehand (teachers, experts, generators), planned."""
 
 from __future__ import annotations
 

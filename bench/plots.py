@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,13 +40,15 @@ _LOOK_AT = 4  # a PNG's colours are chosen by every so many pixels of a row, of 
 class Panel:
     """One distilled set to be shown: its title's lines, and its images [classes, columns, H, W, 3].
 
-    ``heads`` is what is written above the columns, one for each; none by default.
+    ``heads`` is what is written above the columns, one for each; none by default. ``beside`` keeps the panel
+    in one row with the panel before it, where a row has room for both.
     """
 
     title: tuple[str, ...]
     images: np.ndarray
     classes: tuple[str, ...]
     heads: tuple[str, ...] = ()
+    beside: bool = False
 
     @property
     def sheet(self) -> np.ndarray:
@@ -242,12 +245,14 @@ class _Slot:
 def _shelves(shown: Sequence[Panel]) -> Iterator[list[_Slot]]:
     """Rows of panels, none wider than a page; names are written where they differ from those to the left."""
     shelf: list[_Slot] = []
-    for panel in shown:
+    for number, panel in enumerate(shown):
         title = _title(panel)
         names = tuple(_short(name) for name in panel.classes)
         repeated = bool(shelf) and shelf[-1].panel.classes == panel.classes
         slot = _Slot(panel, title, () if repeated else names)
-        if shelf and _MARGIN + sum(other.width for other in (*shelf, slot)) > _WIDEST:
+        others = takewhile(lambda other: other.beside, shown[number + 1 :])
+        together = [_Slot(other, _title(other), ()) for other in others] if not panel.beside else []
+        if shelf and _MARGIN + sum(other.width for other in (*shelf, slot, *together)) > _WIDEST:
             yield shelf
             shelf, slot = [], _Slot(panel, title, names)
         shelf.append(slot)

@@ -47,8 +47,6 @@ class Weights:
         for name in ("temperature", "softness"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: a number above 0 is expected, not {getattr(self, name)}")
-        if not (self.ce or self.align or self.meta):
-            raise ValueError("one of the weights ce, align and meta must be above 0")
         if not 0 < self.threshold < 1:
             raise ValueError(f"threshold: a number between 0 and 1 is expected, not {self.threshold}")
 
@@ -56,6 +54,15 @@ class Weights:
     def looks_at_maps(self) -> bool:
         """Whether the maps matter at all."""
         return self.align > 0 or self.meta > 0
+
+    @property
+    def adds_nothing(self) -> bool:
+        """Whether no term has a weight."""
+        return not (self.ce or self.align or self.meta)
+
+    def times(self, factor: float) -> Weights:
+        """The same with the three weights multiplied."""
+        return replace(self, ce=factor * self.ce, align=factor * self.align, meta=factor * self.meta)
 
     def alone(self, term: str) -> Weights:
         """The same with this term's weight only."""

@@ -2,11 +2,12 @@
 
 ::
 
-    plugin = MetaDD([convnet, resnet, vgg, vit], size=32, mean=mean, std=std)
+    plugin = MetaDD([convnet, resnet, vgg, vit], size=32, mean=mean, std=std, weight=0.1)
     ...
-    loss = method_loss(images) + 0.1 * plugin(images, labels)      # one graph, all networks at once
+    (method_loss(images) + plugin(images, labels)).backward()    # one graph, all networks at once
     ...
-    plugin.backward(images, labels)                                # the same gradient, one network at a time
+    method_loss(images).backward()
+    plugin.backward(images, labels)                              # the same gradient, one network at a time
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class MetaDD(nn.Module):
         size: the side H = W of the images, in pixels.
         mean: of the channels, as the networks were trained; they see (image - mean) / std.
         std: of the channels.
+        weight: multiplies the whole loss; 0 adds nothing.
         weights: of the terms of the loss (:mod:`metadd.loss`).
         grid: the common grid of the maps has grid x grid positions.
         chunk: images whose graph is alive at once in :meth:`backward`.
@@ -59,6 +61,7 @@ class MetaDD(nn.Module):
         size: int,
         mean: Sequence[float] = (0.0, 0.0, 0.0),
         std: Sequence[float] = (1.0, 1.0, 1.0),
+        weight: float = 1.0,
         weights: Weights | None = None,
         grid: int = GRID,
         chunk: int = CHUNK,
@@ -73,7 +76,7 @@ class MetaDD(nn.Module):
         self.cams = nn.ModuleList(
             each if isinstance(each, CAM) else CAM(each, size, gradient) for each in networks
         )
-        self.weights = weights or Weights()
+        self.weights = (weights or Weights()).times(weight)
         self.grid, self.chunk = grid, chunk
         self._mean, self._std = tuple(mean), tuple(std)
         self._home = None if home is None else torch.device(home)
@@ -146,11 +149,13 @@ class MetaDD(nn.Module):
 
     def _streamed(self, images: Tensor, labels: Tensor, weights: Weights) -> tuple[Tensor, dict[str, Tensor]]:
         """The gradient at the images and the unweighted terms, one network and chunk at a time."""
+        gradient = torch.zeros_like(images)
+        sums: dict[str, Tensor] = {}
+        if weights.adds_nothing:
+            return gradient, sums
         maps = self.maps(images, labels) if weights.looks_at_maps else images.new_zeros(0)
         targets = Targets.of(maps, weights)
         del maps
-        gradient = torch.zeros_like(images)
-        sums: dict[str, Tensor] = {}
         shares = len(self.cams), len(images)
         for m, cam in enumerate(self._one_by_one(images.device)):
             for rows in self._chunks(len(images)):

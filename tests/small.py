@@ -24,7 +24,7 @@ def dataset(classes=3, size=16, per_class=12, seed=0, spec="cifar10"):
 
 
 def cell(data, method, network="convnet@w8", ipc=2, seed=0, uses=None, part=0, plugin=None, **settings):
-    """The distil cell of a method on a dataset: the authors' settings but for these; ``plugin``'s likewise."""
+    """The distil cell of a method on a dataset: the authors' settings but for these; MetaDD's likewise."""
     name = DatasetId(data.spec, data.content, len(data.classes), data.size)
     entry = METHODS[method].settings
     resolved = entry.resolve(Task(name.name, name.classes, name.size, ipc), settings)

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812  (the name everyone knows it by)
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
@@ -13,7 +13,7 @@ from torch import nn
 from bench.networks.build import build
 from bench.networks.names import PRESETS, parse
 from bench.seeds import forked
-from metadd import CAM
+from metadd import CAM, Unsuitable
 from metadd.cam import Site
 from metadd.features import normalised
 
@@ -171,18 +171,17 @@ def test_one_forward_leaves_no_hooks_and_gives_the_network_s_logits(name):
     assert len(forwards) == 1
     assert logits.shape == (6, 10)
     assert maps.shape == (6, *cam.site.shape)
-    assert not (logits.requires_grad or maps.requires_grad)
+    assert not logits.requires_grad
+    assert not maps.requires_grad
     torch.testing.assert_close(logits, expected)
     leaf = images.clone().requires_grad_()
     logits_too, maps_too = cam(leaf, labels)
     assert len(forwards) == 2
-    assert torch.equal(maps, maps_too)
-    assert torch.equal(logits, logits_too)
+    torch.testing.assert_close(maps, maps_too)
+    torch.testing.assert_close(logits, logits_too)
     assert torch.autograd.grad(maps_too.square().sum() + logits_too.sum(), leaf)[0].abs().max() > 0
     assert sum(len(module._forward_hooks) for module in network.modules()) == 1
-    assert not any(
-        parameter.requires_grad or parameter.grad is not None for parameter in network.parameters()
-    )
+    assert not any(each.requires_grad or each.grad is not None for each in network.parameters())
 
 
 def test_a_failed_forward_leaves_no_hooks():
@@ -197,3 +196,193 @@ def test_in_evaluation_mode_for_good():
     cam = CAM(made(build, "resnet18@w4@bn", 10, 32), 32)
     nn.Sequential(cam).train()
     assert not any(module.training for module in cam.modules())
+
+
+class Plain(nn.Module):
+    """Somebody's own network: everything but the layers with parameters is a function."""
+
+    def __init__(self, norm=False):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.second = nn.Conv2d(8, 12, 3, padding=1)
+        self.norm = nn.LayerNorm(12) if norm else nn.Identity()
+        self.head = nn.Linear(12, 10)
+
+    def forward(self, images):
+        maps = F.max_pool2d(F.relu(self.first(images)), 2)
+        maps = F.relu(self.second(maps))
+        return self.head(self.norm(maps.mean((2, 3))))
+
+
+def by_hand(network, layer, images, labels):
+    """Grad-CAM as its paper's equations 1 and 2 say, one image at a time, in loops."""
+    kept = []
+    handle = layer.register_forward_hook(lambda _, inputs, output: kept.append(output))
+    maps = []
+    for image, label in zip(images, labels, strict=True):
+        kept.clear()
+        with torch.enable_grad():
+            logits = network(image[None].clone().requires_grad_())
+            (slope,) = torch.autograd.grad(logits[0, label], kept[0])
+        map_ = torch.zeros(slope.shape[2:])
+        for k in range(slope.shape[1]):
+            map_ += slope[0, k].mean() * kept[0][0, k].detach()
+        maps.append(map_)
+    handle.remove()
+    return torch.stack(maps)
+
+
+def test_a_user_s_own_network_gives_grad_cam_at_its_last_layer():
+    network = made(Plain, norm=True)
+    cam = CAM(network, 32)
+    assert cam.site == Site("second", 0, "channels first", 0, (16, 16), "gradient", "")
+    images, labels = batch()
+    torch.testing.assert_close(cam(images, labels)[1], by_hand(network, network.second, images, labels))
+
+
+class InPlace(nn.Module):
+    """A ReLU in place, after the layer: what a hook keeps of the layer is the map behind the ReLU."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Conv2d(3, 8, 3, stride=4)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, images):
+        return self.head(self.body(images).relu_().mean((2, 3)))
+
+
+def test_a_relu_in_place_belongs_to_the_map():
+    network = made(InPlace)
+    cam = CAM(network, 32)
+    assert (cam.site.module, cam.site.form) == ("body", "pooled")
+    images, labels = batch()
+    maps = network.body(images).relu()
+    expected = torch.einsum("nk,nkhw->nhw", network.head.weight[labels], maps)
+    torch.testing.assert_close(cam(images, labels)[1], expected)
+
+
+def test_without_a_linear_classifier_the_map_is_what_the_last_convolution_says():
+    network = made(
+        nn.Sequential, nn.Conv2d(3, 8, 3, stride=4), nn.ReLU(), nn.Conv2d(8, 10, 1), nn.AdaptiveAvgPool2d(1)
+    )
+    network.append(nn.Flatten())
+    cam = CAM(network, 32)
+    assert cam.site == Site("2", 0, "channels first", 0, (8, 8), "gradient", "")
+    images, labels = batch()
+    said = network[:3](images)[torch.arange(6), labels]
+    torch.testing.assert_close(cam(images, labels)[1], said / 64)
+
+
+class Shortcut(nn.Module):
+    """A body that a shortcut leads round, from the stem or from the images themselves."""
+
+    def __init__(self, start):
+        super().__init__()
+        self.start = start
+        self.stem = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.body = nn.Conv2d(8, 8, 3, padding=1)
+        self.head = nn.Linear(8, 10)
+        self.aside = nn.Linear(8 if start == "stem" else 3, 10)
+
+    def forward(self, images):
+        stem = self.stem(images)
+        aside = self.aside((stem if self.start == "stem" else images).mean((2, 3)))
+        return self.head(self.body(stem).relu().mean((2, 3))) + aside
+
+
+def test_a_map_that_a_shortcut_leads_round_is_passed_over():
+    assert CAM(made(Shortcut, "stem"), 32).site.module == "stem"
+    with pytest.raises(Unsuitable, match="no layer whose output"):
+        CAM(made(Shortcut, "images"), 32)
+
+
+class Twice(nn.Module):
+    """One layer, used twice: the second call gives the map."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, stride=4)
+        self.layer = nn.Conv2d(8, 8, 3, padding=1)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, images):
+        return self.head(self.layer(self.layer(self.stem(images)).relu()).mean((2, 3)))
+
+
+def test_a_layer_used_twice():
+    network = made(Twice)
+    cam = CAM(network, 32)
+    assert cam.site == Site("layer", 1, "channels first", 0, (8, 8), "pooled", "head")
+    images, labels = batch()
+    maps = network.layer(network.layer(network.stem(images)).relu())
+    expected = torch.einsum("nk,nkhw->nhw", network.head.weight[labels], maps)
+    torch.testing.assert_close(cam(images, labels)[1], expected)
+
+
+@pytest.mark.parametrize(
+    ("pool", "form"), [(nn.AdaptiveAvgPool2d, "pooled"), (nn.AdaptiveMaxPool2d, "gradient")]
+)
+def test_the_form_does_not_depend_on_the_scale_of_the_features(pool, form):
+    network = made(nn.Sequential, nn.Conv2d(3, 8, 3, stride=4, bias=False), pool(1), nn.Flatten())
+    network.append(made(nn.Linear, 8, 10))
+    network[0].weight.data *= 1e-7
+    assert CAM(network, 32).site.form == form
+
+
+MLP = (nn.Flatten(), nn.Linear(3 * 32 * 32, 16), nn.ReLU(), nn.Linear(16, 10))
+
+
+@pytest.mark.parametrize(
+    "before", [[], [nn.Identity()], [nn.InstanceNorm2d(3)]], ids=["", "identity", "norm"]
+)
+def test_a_network_without_positions_is_refused(before):
+    """Images that are only normalised before a network are no map of it."""
+    with pytest.raises(Unsuitable) as refused:
+        CAM(nn.Sequential(*before, *MLP), 32)
+    assert str(refused.value) == (
+        "Sequential has no class activation map for 32x32 images: no layer whose output has 4x4 positions or "
+        "more and lies on every path from the image to the logits"
+    )
+
+
+class Pair(nn.Module):
+    def forward(self, images):
+        return images.mean((2, 3)), images
+
+
+@pytest.mark.parametrize(
+    "network", [Pair(), nn.Conv2d(3, 10, 3), nn.Sequential(nn.Flatten(), nn.Threshold(1e9, 0.0))]
+)
+def test_what_gives_no_logits_is_refused(network):
+    if isinstance(network, nn.Sequential):
+        network.register_forward_hook(lambda _, inputs, output: output.detach())
+    with pytest.raises(Unsuitable, match=r"does not give logits \[N, C\] that can be differentiated"):
+        CAM(network, 32)
+
+
+@pytest.mark.parametrize("gradient", ["through", "constant"])
+def test_whether_grad_cam_s_weights_are_differentiated(gradient):
+    """The gradient of a sum over the map, with the weights' own graph and without."""
+    network = made(class_token_vit)
+    cam = CAM(network, 32, gradient)
+    images, labels = batch()
+    images = images.requires_grad_()
+    _, maps = cam(images, labels)
+    (found,) = torch.autograd.grad(maps.square().sum(), images)
+
+    seen = []
+    handle = network.blocks[1].register_forward_hook(lambda _, inputs, output: seen.append(output))
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        logits = network(images)
+        handle.remove()
+        score = logits[torch.arange(6), labels].sum()
+        (slopes,) = torch.autograd.grad(score, seen[0], create_graph=gradient == "through", retain_graph=True)
+    weights = slopes[:, 1:].mean(1, keepdim=True)
+    by_hand = (weights * seen[0][:, 1:]).sum(2)
+    torch.testing.assert_close(maps.flatten(1), by_hand)
+    (expected,) = torch.autograd.grad(by_hand.square().sum(), images)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
+    _, other = CAM(network, 32, "constant" if gradient == "through" else "through")(images, labels)
+    (differing,) = torch.autograd.grad(other.square().sum(), images)
+    assert (differing - found).norm() > 0.05 * found.norm()

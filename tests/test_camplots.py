@@ -62,10 +62,12 @@ def test_panels_are_the_first_seeds_seen_through_the_networks_asked_for(tmp_path
         ("DM + MetaDD", "IPC 3"),
     ]
     for each, expected in zip(found, (sets[0], sets[1], sets[4]), strict=True):
-        assert np.array_equal(each.images, expected)
+        assert np.array_equal(each.images[:, 0], expected[:, 0])
+        assert each.images.shape == expected.shape
         assert each.heads == ("image", *NETWORKS, "meta", "heterogeneous")
     (unseen,) = panels(SPEC.model_copy(update={"networks": "unseen"}), rows, Results(tmp_path))
-    assert np.array_equal(unseen.images, sets[2])
+    assert np.array_equal(unseen.images[:, 0], sets[2][:, 0])
+    assert [each.beside for each in found] == [False, False, True]
 
 
 def test_other_rows_and_missing_pictures_give_no_panel(tmp_path):
@@ -79,6 +81,27 @@ def test_several_datasets_are_named_and_classes_limited(tmp_path):
     found = panels(SPEC.model_copy(update={"classes": 2}), rows, Results(tmp_path))
     assert [each.title[-1] for each in found] == ["digits", "cifar10"]
     assert all(each.classes == ("a", "b") and len(each.images) == 2 for each in found)
+
+
+def test_maps_are_brighter_where_they_are_higher_and_never_white(tmp_path):
+    grey = np.arange(256, dtype=np.uint8).reshape(1, 4, 8, 8)[..., None].repeat(3, axis=-1)
+    rows = [analysed(tmp_path, np.concatenate([tiles(0, classes=1)[:, :1], grey], axis=1))]
+    (found,) = panels(SPEC, rows, Results(tmp_path))
+    colours = found.images[0, 1:].reshape(256, 3).astype(float)
+    assert (np.diff(colours @ [0.2126, 0.7152, 0.0722]) > -0.5).all()
+    assert colours[0].tolist() == [68, 1, 84]
+    assert colours[255].max() < 255
+
+
+@pytest.mark.parametrize(("columns", "rows"), [(5, [5]), (7, [2, 3]), (12, [2, 2, 1]), (20, [1] * 5)])
+def test_with_and_without_a_plug_in_stand_side_by_side_where_there_is_room(drawn, columns, rows):
+    shown = [
+        Panel((name,), np.zeros((2, columns, 32, 32, 3), np.uint8), ("a", "b"), beside="+" in name)
+        for name in ("Real", "Random", "DM", "DM + MetaDD", "DC")
+    ]
+    figure, _ = drawn(shown)
+    tops = [axes.get_window_extent().y1 for axes in figure.axes]
+    assert [tops.count(top) for top in dict.fromkeys(tops)] == rows
 
 
 @pytest.mark.parametrize("count", [1, 3, 8])
