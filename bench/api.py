@@ -190,7 +190,7 @@ def table(spec: Spec, suite: str, results: Results, names: Sequence[str]) -> lis
     Raises:
         UserError: there is no such table, or a row is damaged.
     """
-    from bench import meta
+    from bench import memorytable, meta
     from bench.tables import accuracy_table, frame, pretrained, suite_header
 
     header = (*suite_header(suite, find_suite(spec, suite)), *pretrained(results.rows.values()))
@@ -201,6 +201,8 @@ def table(spec: Spec, suite: str, results: Results, names: Sequence[str]) -> lis
         asked, rows = spec.tables[name], results.rows.values()
         if asked.kind == "meta-features":
             made.append(meta.meta_table(name, asked, meta.frame(rows), header))
+        elif asked.kind == "memory":
+            made.append(memorytable.memory_table(name, asked, memorytable.frame(rows), header))
         else:
             made.append(accuracy_table(name, asked, frame(rows), header))
     return made

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from bench import pairs
 from bench.analyses import ROLES
 from bench.spec import TableSpec
 from bench.stats import paired, summarise
@@ -58,9 +59,9 @@ def meta_table(name: str, spec: TableSpec, analyses: pd.DataFrame, header: Seque
     for _, group in data.groupby(by, sort=False, dropna=False):
         first = group.iloc[0]
         rows.append(TableRow(tuple(text_of(first[tag]) for tag in by), _cells(group)))
-        if (without := _without(data, first)) is not None:
-            change = {**first, "method": _change(first)}
-            rows.append(TableRow(tuple(text_of(change[tag]) for tag in by), _differences(group, without)))
+        if changes := _differences(group, data):
+            change = {**first, "method": pairs.change_label(first)}
+            rows.append(TableRow(tuple(text_of(change[tag]) for tag in by), changes))
     columns = tuple(_column(role, each) for role in ROLES for each in _MEASURES)
     names = tuple(NAMES[tag] for tag in by)
     return Table(name, spec.title, tuple(header), names, columns, tuple(rows), _notes(data), details=())
@@ -74,38 +75,20 @@ def _cells(group: pd.DataFrame) -> dict[str, TableCell]:
     }
 
 
-def _differences(group: pd.DataFrame, without: pd.DataFrame) -> dict[str, TableCell]:
-    """With the plug-in minus without it, of the seeds that have both."""
-    parts = dict(list(without.groupby("role")))
+def _differences(group: pd.DataFrame, data: pd.DataFrame) -> dict[str, TableCell]:
+    """With the plug-in minus without it, of the seeds that have both; nothing where nothing has both."""
     return {
         _column(role, each): TableCell(
-            paired(_by_seed(part, each), _by_seed(parts[role], each)), difference=True, decimals=each.decimals
+            paired(_by_seed(part, each), _by_seed(plain, each)), difference=True, decimals=each.decimals
         )
         for role, part in group.groupby("role", sort=False)
-        if role in parts
+        if (plain := pairs.without(data, part.iloc[0])) is not None
         for each in _MEASURES
     }
 
 
 def _by_seed(part: pd.DataFrame, measure: _Measure) -> dict[int, float]:
     return dict(zip(part["seed"], part[measure.key], strict=True))
-
-
-def _without(data: pd.DataFrame, row: pd.Series[Any]) -> pd.DataFrame | None:
-    """The analyses of a method without the plug-in of this row, where there are such of one kind."""
-    if row["plugin"] == "none":
-        return None
-    same = (data["method"] == row["without"]) & (data["plugin"] == "none")
-    for tag in ("dataset", "ipc", "protocol"):
-        same &= (data[tag] == row[tag]).fillna(False)
-    found = data[same]
-    # On several networks: the plug-in's row does not say which of them it belongs to.
-    return found if found["distilled_on"].nunique(dropna=False) == 1 else None
-
-
-def _change(row: pd.Series[Any]) -> str:
-    plugin = row["method"].removeprefix(f"{row['without']} + ")
-    return f"{row['without']}: {plugin} − without"
 
 
 def _column(role: object, measure: _Measure) -> str:
@@ -123,9 +106,8 @@ def _notes(data: pd.DataFrame) -> tuple[str, ...]:
         f"(temperature {settings['temperature']}); 0 where they agree. CE: mean cross-entropy."
     )
     numbers = (
-        "Mean ± standard deviation (n) over n distillation seeds; with n = 1 there is no ±. “− without”: "
-        "mean difference over the seeds that have both, with its 95% interval by Student's t. —: no result, "
-        "or not applicable."
+        "Mean ± standard deviation (n) over n distillation seeds; with n = 1 there is no ±. "
+        f"{pairs.NOTE} —: no result, or not applicable."
     )
     return (measures, numbers, _networks(data))
 

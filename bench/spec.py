@@ -133,22 +133,25 @@ class Suite(_Strict):
 class TableSpec(_Strict):
     """A table: one row per combination of ``rows``.
 
-    Of ``accuracy``, one column per value of ``columns``, and their mean; of ``meta-features``, one column per
-    measure and role of the networks, and a row with the difference that a plug-in makes.
+    Of ``accuracy``, one column per value of ``columns``, and their means; of ``meta-features``, one column
+    per measure and role of the networks; of both, a row with the difference that a plug-in makes. Of
+    ``memory``, the peaks of a method alone, with MetaDD and under GLaD, and what these two add.
     """
 
     title: str
-    kind: Literal["accuracy", "meta-features"]
+    kind: Literal["accuracy", "meta-features", "memory"]
     rows: OneOrMore[Literal["dataset", "ipc", "method", "recipe", "distilled_on", "protocol"]]
     columns: Literal["network", "dataset", "ipc"] = "network"
 
     @model_validator(mode="after")
     def _fits(self) -> TableSpec:
-        if self.kind == "meta-features":
+        if self.kind != "accuracy":
             if "columns" in self.model_fields_set:
-                raise ValueError("columns: the table `meta-features` has its own")
+                raise ValueError(f"columns: a table of kind `{self.kind}` has its own")
             if "recipe" in self.rows:
-                raise ValueError("rows: `meta-features` trains nothing, so it has no recipe")
+                raise ValueError(
+                    f"rows: `{self.kind}` is about sets and not about training, so it has no recipe"
+                )
         return self
 
 

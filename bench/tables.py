@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
+from bench import pairs
 from bench.cells import canonical
 from bench.spec import Suite, TableSpec
-from bench.stats import Summary, summarise
+from bench.stats import Summary, paired, summarise
 
 #: What rows are told apart by, and what a table calls it. What differs inside a cell becomes part of the
 #: row's name even where the table does not ask for it: only seeds are ever averaged over.
@@ -29,6 +30,8 @@ NAMES = {
 _MISSING = "—"
 _SEEN = "†"
 _MEAN = "mean"
+#: The columns with means over the networks that some plug-in has looked through, and over the others.
+_ROLES = ("seen", "unseen")
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,11 @@ class TableCell:
     difference: bool = False
     #: Decimals in Markdown.
     decimals: int = 1
+    #: In Markdown, what stands before the n in place of the statistics, and where there is no result.
+    text: str | None = None
+    missing: str = _MISSING
+    #: Of the table's ``details``, those that no other field gives.
+    details: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -70,7 +78,10 @@ class Table:
 
 
 def frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """The current evaluate rows as a frame: a column per tag, ``accuracy``, ``test_images`` and ``key``."""
+    """The current evaluate rows as a frame.
+
+    A column per tag, and ``accuracy``, ``test_images``, ``key`` and ``without`` (see :mod:`bench.pairs`).
+    """
     flat = [
         {
             **row["tags"],
@@ -83,7 +94,7 @@ def frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     ]
     found = pd.DataFrame(flat)
     # IPC is missing for the whole training set, which would make floats of the others.
-    return found.astype({"ipc": "Int64", "test_images": "Int64"}) if flat else found
+    return pairs.with_plain_names(found.astype({"ipc": "Int64", "test_images": "Int64"})) if flat else found
 
 
 def suite_header(name: str, suite: Suite) -> tuple[str, ...]:
@@ -129,29 +140,34 @@ def accuracy_table(
     """Test accuracy: mean ± standard deviation over distillation seeds.
 
     The networks trained on one set are averaged first, because the distillation seed is the unit of
-    statistics. The last column is the mean over the columns, of the seeds that have them all.
+    statistics. Behind the columns stands the mean over them, of the seeds that have them all; where they are
+    networks, and some rows have a plug-in, also the means over those networks that took part in distilling
+    with one, and over the others. Below each row with a plug-in stands what this changes: the difference from
+    the same seeds without it, paired.
     """
     if evaluations.empty:
         return Table(name, spec.title, tuple(header), notes=("No finished evaluation yet.",))
     data = evaluations.assign(column=evaluations[spec.columns].astype(str))
     columns = list(data["column"].unique())
+    roles = _roles(data, columns) if spec.columns == "network" else {}
     by = row_tags(spec, data)
-    sets = data.groupby([*by, "column", "seed"], sort=False, dropna=False).agg(
-        accuracy=("accuracy", "mean"), networks=("accuracy", "size"), seen=("seen", "all")
-    )
     rows, gaps = [], 0
-    for about, group in sets.groupby(by, sort=False, dropna=False):
-        group = group.reset_index()
-        cells = {str(column): _cell(part) for column, part in group.groupby("column", sort=False)}
-        seeds = group["seed"].nunique()
-        gaps += sum(seeds - cell.summary.n for cell in cells.values() if cell.summary)
-        means = group.pivot(index="seed", columns="column", values="accuracy").reindex(columns=columns)
-        cells[_MEAN] = _mean(means, cells)
-        named = about if isinstance(about, tuple) else (about,)
-        rows.append(TableRow(tuple(map(text_of, named)), cells))
-    notes = (_explanation(rows, data, by), *_warnings(rows, data, gaps))
+    for _, group in data.groupby(by, sort=False, dropna=False):
+        first = group.iloc[0]
+        sets, over = _sets(group), {column: [column] for column in columns} | {_MEAN: columns}
+        over |= roles.get((first["dataset"], first["ipc"]), {})
+        cells = {shown: _cell(sets, averaged) for shown, averaged in over.items()}
+        rows.append(TableRow(tuple(text_of(first[tag]) for tag in by), cells))
+        shown = [cells[column].summary for column in columns]
+        gaps += sum(sets["seed"].nunique() - it.n for it in shown if it)
+        if (plain := _without(data, group)) is not None:
+            changes = {shown: _cell(sets, averaged, plain) for shown, averaged in over.items()}
+            change = {**first, "method": pairs.change_label(first)}
+            rows.append(TableRow(tuple(text_of(change[tag]) for tag in by), changes))
+    notes = (_explanation(rows, data, by), *_roles_note(roles), *_warnings(rows, data, gaps))
     names = tuple(NAMES[tag] for tag in by)
-    return Table(name, spec.title, tuple(header), names, (*columns, _MEAN), tuple(rows), notes)
+    shown_columns = (*columns, _MEAN, *(_ROLES if roles else ()))
+    return Table(name, spec.title, tuple(header), names, shown_columns, tuple(rows), notes)
 
 
 def row_tags(spec: TableSpec, data: pd.DataFrame) -> list[str]:
@@ -164,21 +180,58 @@ def row_tags(spec: TableSpec, data: pd.DataFrame) -> list[str]:
     return by
 
 
-def _cell(sets: pd.DataFrame) -> TableCell:
-    networks = sets["networks"]
-    summary = summarise(sets["accuracy"].tolist())
-    return TableCell(summary, (int(networks.min()), int(networks.max())), bool(sets["seen"].all()))
+def _roles(data: pd.DataFrame, columns: Sequence[str]) -> dict[tuple[Any, Any], dict[str, list[str]]]:
+    """The networks that any row with a plug-in has seen, and those that none has, by dataset and IPC.
+
+    Of all such rows together, so that a method's rows with and without are means over the same networks.
+    """
+    found = {}
+    plugged = data[data["plugin"] != pairs.NONE]
+    for (dataset, ipc), group in plugged.groupby(["dataset", "ipc"], sort=False):
+        seen = group.groupby("column")["seen"].any().to_dict()
+        found[dataset, ipc] = {
+            "seen": [column for column in columns if seen.get(column, False)],
+            "unseen": [column for column in columns if not seen.get(column, True)],
+        }
+    return found
 
 
-def _mean(means: pd.DataFrame, cells: Mapping[str, TableCell]) -> TableCell:
-    """The mean over the columns, of the seeds [rows] that have a result in each of them."""
-    complete = means.dropna()
-    if complete.empty:
+def _sets(group: pd.DataFrame) -> pd.DataFrame:
+    """One line per column and seed: the mean accuracy of the networks trained on the set, and how many."""
+    sets = group.groupby(["column", "seed"], sort=False).agg(
+        accuracy=("accuracy", "mean"), networks=("accuracy", "size"), seen=("seen", "all")
+    )
+    return sets.reset_index()
+
+
+def _without(data: pd.DataFrame, group: pd.DataFrame) -> pd.DataFrame | None:
+    """The sets of a row without its plug-in, of the columns where there are any."""
+    parts = [pairs.without(data, part.iloc[0]) for _, part in group.groupby("column", sort=False)]
+    there = [part for part in parts if part is not None]
+    return _sets(pd.concat(there)) if there else None
+
+
+def _cell(sets: pd.DataFrame, columns: Sequence[str], plain: pd.DataFrame | None = None) -> TableCell:
+    """The mean over some columns; or its difference from that of ``plain`` sets, by seed."""
+    values = _by_seed(sets, columns)
+    summary = summarise([*values.values()]) if plain is None else paired(values, _by_seed(plain, columns))
+    if summary is None:
         return TableCell()
-    each = [cell.networks for cell in cells.values()]
-    summary = summarise(complete.mean(axis="columns").tolist())
-    least, most = min(low for low, _ in each), max(high for _, high in each)
-    return TableCell(summary, (least, most), all(cell.seen for cell in cells.values()))
+    here = sets[sets["column"].isin(columns)]
+    counts = [
+        each.loc[each["column"].isin(columns), "networks"] for each in (sets, plain) if each is not None
+    ]
+    networks = (min(int(each.min()) for each in counts), max(int(each.max()) for each in counts))
+    return TableCell(summary, networks, bool(here["seen"].all()), difference=plain is not None)
+
+
+def _by_seed(sets: pd.DataFrame, columns: Sequence[str]) -> dict[int, float]:
+    """The mean over some columns, of the seeds that have a result in each of them."""
+    if not columns:
+        return {}
+    wide = sets.pivot(index="seed", columns="column", values="accuracy").reindex(columns=list(columns))
+    means = wide.dropna().mean(axis="columns")
+    return dict(zip(means.index.tolist(), means.tolist(), strict=True))
 
 
 def text_of(value: Any) -> str:
@@ -204,7 +257,28 @@ def _explanation(rows: Sequence[TableRow], data: pd.DataFrame, by: Sequence[str]
     )
     if any(cell.seen for cell in cells):
         text += f" {_SEEN}: seen, a network of this architecture took part in distilling."
+    if any(cell.difference for cell in cells):
+        text += f" {pairs.NOTE}"
     return text
+
+
+def _roles_note(roles: Mapping[tuple[Any, Any], Mapping[str, Sequence[str]]]) -> Iterator[str]:
+    """Over which networks the columns ``seen`` and ``unseen`` are."""
+    if not roles:
+        return
+    texts = {
+        place: "; ".join(f"{role}: {', '.join(networks) or 'none'}" for role, networks in each.items())
+        for place, each in roles.items()
+    }
+    if len(set(texts.values())) == 1:
+        networks = f"Here {next(iter(texts.values()))}."
+    else:
+        networks = " ".join(f"{dataset}, IPC {ipc}: {text}." for (dataset, ipc), text in texts.items())
+    yield (
+        "“seen” and “unseen” are means as well: over the networks whose architecture took part in distilling "
+        "with a plug-in, in any row of the same dataset and IPC, and over those whose did not. Rows with and "
+        f"without are so means over the same networks. {networks}"
+    )
 
 
 def _warnings(rows: Sequence[TableRow], data: pd.DataFrame, gaps: int) -> list[str]:
@@ -267,14 +341,18 @@ def to_csv(table: Table) -> str:
                 continue
             shown = [f"{x:.4f}" if isinstance(x, float) else x for x in (it.mean, it.std, it.n, *it.interval)]
             known = {"networks_per_set": _range(*cell.networks), "seen": "true" if cell.seen else "false"}
+            known |= cell.details
             writer.writerow([*about, column, *shown, *(known[name] for name in table.details)])
     return out.getvalue()
 
 
 def _shown(cell: TableCell | None) -> str:
-    if cell is None or cell.summary is None:
-        return _MISSING
-    it, mark, places = cell.summary, _SEEN if cell.seen else "", cell.decimals
+    cell = cell or TableCell()
+    if (it := cell.summary) is None:
+        return cell.missing
+    if cell.text is not None:
+        return f"{cell.text} ({it.n})"
+    mark, places = _SEEN if cell.seen else "", cell.decimals
     if cell.difference:
         low, high = it.interval
         between = "" if low is None else f" [{low:.{places}f}, {high:.{places}f}]"

@@ -12,13 +12,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from metadd.cam import CAM
 from metadd.features import normalised
@@ -46,8 +46,8 @@ class MetaDD(nn.Module):
         grid: the common grid of the maps has grid x grid positions.
         chunk: images whose graph is alive at once in :meth:`backward`.
         gradient: whether Grad-CAM's weights are differentiated too (:class:`CAM`).
-        home: where the networks are kept; each is on the images' device only while it is in use. By default
-            they stay where they are.
+        home: where the networks are kept; a copy of each is on the images' device only while it is in use. By
+            default they are used where they are.
 
     Raises:
         ValueError: no networks, or a number out of range.
@@ -179,22 +179,23 @@ class MetaDD(nn.Module):
     def _chunks(self, total: int) -> list[slice]:
         return [slice(first, min(first + self.chunk, total)) for first in range(0, total, self.chunk)]
 
-    def _one_by_one(self, device: torch.device) -> Iterator[CAM]:
-        """Each network in turn, on the device while its turn lasts."""
+    def _one_by_one(self, device: torch.device) -> Iterator[Callable[[Tensor, Tensor], Any]]:
+        """Each network in turn as a function of images and labels, on the device while its turn lasts."""
         for cam in self.cams:
-            assert isinstance(cam, CAM)
-            with self._visiting(cam, device):
+            if self._home is None:
                 yield cam
+                continue
+            state = [*cam.named_parameters(), *cam.named_buffers()]
+            visiting = {name: tensor.to(device) for name, tensor in state}
+            try:
+                yield _called_with(cam, visiting)
+            finally:
+                visiting.clear()  # whoever still has the function: the next network needs the room
 
-    @contextmanager
-    def _visiting(self, cam: CAM, device: torch.device) -> Iterator[None]:
-        if self._home is not None:
-            cam.to(device)
-        try:
-            yield
-        finally:
-            if self._home is not None:
-                cam.to(self._home)
+
+def _called_with(module: nn.Module, state: dict[str, Tensor]) -> Callable[[Tensor, Tensor], Any]:
+    """A module that goes by these parameters and buffers instead of its own."""
+    return lambda images, labels: functional_call(module, state, (images, labels))
 
 
 def from_settings(

@@ -18,7 +18,7 @@ class MetaDDSettings(PluginSettings):
     """The architecture-invariant loss over frozen networks of several families (:mod:`metadd.loss`)."""
 
     networks: tuple[str, ...] = Field(
-        ("convnet", "resnet18", "vgg11", "vit_tiny"),
+        ("convnet", "resnet18@bn", "vgg11", "vit_tiny"),
         min_length=1,
         description="auxiliary networks",
         strict=False,

@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812  (the name everyone knows it by)
 from timm.models.swin_transformer import SwinTransformer
-from timm.models.vision_transformer import VisionTransformer
 from torch import nn
+from vits import class_token_vit
 
 from bench.networks.build import build
 from bench.networks.names import PRESETS, parse
@@ -36,12 +36,6 @@ def batch(size=32, images=6, seed=0):
     coarse = torch.randn(images, 3, 5, 5, generator=generator)
     pictures = F.interpolate(coarse, (size, size), mode="bicubic")
     return pictures, torch.randint(10, (images,), generator=generator)
-
-
-def class_token_vit():
-    return VisionTransformer(
-        img_size=32, patch_size=4, embed_dim=48, depth=3, num_heads=3, num_classes=10, weight_init="moco"
-    )
 
 
 def small_swin():

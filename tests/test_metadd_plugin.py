@@ -1,4 +1,4 @@
-"""MetaDD in anybody's loop: its gradient by finite differences, streamed and at once, and the docs' example."""
+"""MetaDD in anybody's loop: its gradient by finite differences, streamed and joint, and the docs' example."""
 
 import re
 from collections import Counter
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_cam import class_token_vit
 from torch import nn
+from vits import class_token_vit
 
 from bench.networks.build import build
 from bench.seeds import forked
@@ -54,7 +54,9 @@ VARIANCE = Weights(ce=0.7, align=1.3, meta=0.9, alignment="variance")
 
 
 @pytest.mark.parametrize("weights", [EVERY, VARIANCE, Weights(ce=0)], ids=["kl", "variance", "kl alone"])
-@pytest.mark.parametrize("names", [*((name, "ConvNet") for name in NETWORKS), tuple(NETWORKS)], ids="+".join)
+@pytest.mark.parametrize(
+    "names", [("ConvNet", "VGG"), ("VGG", "ViT"), ("class token", "ConvNet"), tuple(NETWORKS)], ids="+".join
+)
 def test_the_gradient_is_the_slope(names, weights):
     """Central differences along random directions; steps so small that hardly a ReLU changes its side."""
     loss_of = plugin(*names, weights=weights)
@@ -102,20 +104,18 @@ def test_the_same_network_twice_is_a_tie_everywhere():
 def test_the_loss_is_that_of_the_networks_maps():
     one = plugin(weights=EVERY, grid=5)
     images, labels = batch()
+    mean, std = (torch.tensor(each, dtype=torch.float64).view(3, 1, 1) for each in (MEAN, STD))
     logits, maps = [], []
     for name in NETWORKS:
-        encoded = (images - torch.tensor(MEAN).double().view(3, 1, 1)) / torch.tensor(STD).double().view(
-            3, 1, 1
-        )
-        said, cam = CAM(network(name), 32)(encoded, labels)
+        said, cam = CAM(network(name), 32)((images - mean) / std, labels)
         logits.append(said)
         maps.append(normalised(cam, 5))
     expected, terms = joint_loss(logits, torch.stack(maps), labels, EVERY)
-    assert one(images, labels).item() == pytest.approx(expected.item(), abs=1e-7)  # mean and std: single
-    torch.testing.assert_close(one.maps(images, labels), torch.stack(maps).detach(), atol=1e-6, rtol=0)
+    assert one(images, labels).item() == pytest.approx(expected.item(), abs=1e-12)
+    torch.testing.assert_close(one.maps(images, labels), torch.stack(maps).detach(), atol=1e-10, rtol=0)
     found = one.terms(images, labels)
     assert {name: value.item() for name, (value, _) in found.items()} == pytest.approx(
-        {name: value.item() for name, value in terms.items()}, abs=1e-6
+        {name: value.item() for name, value in terms.items()}, abs=1e-10
     )
 
 
@@ -181,9 +181,6 @@ def test_it_draws_no_random_numbers():
     one = plugin()
     images, labels = batch()
     one.backward(images, labels)
-    assert torch.equal(torch.get_rng_state(), torch.get_rng_state())
-    with forked("other"):
-        network("ViT")
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -198,17 +195,11 @@ def test_networks_kept_at_home_give_the_same_gradient():
 
 
 @pytest.mark.gpu
-def test_networks_visit_the_gpu_one_at_a_time():
+def test_networks_at_home_give_the_same_gradient_on_a_gpu():
     images, labels = batch()
     images, labels = images.detach().cuda().requires_grad_(), labels.cuda()
     one = plugin(home="cpu")
-    there = []
-    for cam in one.cams:
-        cam.network.register_forward_hook(
-            lambda *_: there.append(sum(next(cam.parameters()).is_cuda for cam in one.cams))
-        )
     one.backward(images, labels)
-    assert set(there) == {1}
     assert not any(parameter.is_cuda for parameter in one.parameters())
     (expected,) = torch.autograd.grad(plugin().cuda()(images, labels), images)
     torch.testing.assert_close(images.grad, expected, rtol=1e-7, atol=1e-9)

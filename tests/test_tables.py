@@ -176,6 +176,170 @@ def test_nothing_yet():
     assert to_csv(made([])).startswith("column,")
 
 
+METADD = {"plugin": "metadd", "method": "DM + MetaDD", "distilled_on": "convnet+vgg11"}
+
+
+def changes(table):
+    """The cells of each row that is a difference, by what stands before its columns."""
+    return {line.about: line.cells for line in table.rows if "− without" in line.about[2]}
+
+
+def test_a_plug_in_is_compared_with_the_same_seeds_without_it():
+    rows = [row(value, seed=seed) for seed, value in enumerate([10.0, 20.0, 30.0])]
+    rows += [row(value, seed=seed, **METADD) for seed, value in [(2, 33.0), (1, 21.0), (7, 90.0)]]
+    rows += [row(50.0, method="DC")]
+    table = made(rows)
+    assert [line.about[2] for line in table.rows] == ["DM", "DM + MetaDD", "DM: MetaDD − without", "DC"]
+    found = table.rows[2].cells["convnet"].summary  # of 1 and 3: seed 0 has no pair, nor has 7
+    assert (found.mean, found.n) == (2.0, 2)
+    assert found.interval == pytest.approx((2 - 12.7062, 2 + 12.7062), abs=1e-3)  # t with 1 degree, times 1
+    assert cells(lines(table)[4])[2:5] == ["DM: MetaDD − without", "dsa", "+2.0 [-10.7, 14.7] (2)"]
+    assert "“− without”: mean difference over the seeds that have both" in table.notes[0]
+    line = next(each for each in csv.DictReader(io.StringIO(to_csv(table))) if "− without" in each["Method"])
+    assert (line["column"], line["mean"], line["n"], line["low95"]) == ("convnet", "2.0000", "2", "-10.7062")
+
+
+def test_the_difference_of_one_pair_has_no_interval():
+    table = made([row(10.0), row(7.5, **METADD)])
+    assert cells(lines(table)[4])[4] == "-2.5 (1)"
+
+
+def test_differences_are_of_means_over_networks_trained_on_one_set():
+    rows = [row(value, evaluation_seed=e) for e, value in enumerate([10.0, 20.0])]
+    rows += [row(value, evaluation_seed=e, **METADD) for e, value in enumerate([30.0, 40.0, 50.0])]
+    (found,) = changes(made(rows)).values()
+    assert (found["convnet"].summary.mean, found["convnet"].summary.n) == (25.0, 1)  # 40 - 15
+    assert found["convnet"].networks == (2, 3)
+
+
+def test_the_difference_of_the_means_is_of_seeds_that_have_every_network_with_and_without():
+    rows = [row(10.0, seed=s) for s in range(3)] + [row(20.0, seed=s, network="vgg11") for s in (0, 1)]
+    rows += [row(14.0 + s, seed=s, **METADD) for s in range(3)]
+    rows += [row(30.0, seed=s, network="vgg11", **METADD) for s in (1, 2)]
+    (found,) = changes(made(rows)).values()
+    assert (found["mean"].summary.mean, found["mean"].summary.n) == (
+        7.5,
+        1,
+    )  # seed 1: (15 + 30 - 10 - 20) / 2
+    assert (found["convnet"].summary.mean, found["convnet"].summary.n) == (5.0, 3)
+    assert (found["vgg11"].summary.mean, found["vgg11"].summary.n) == (10.0, 1)
+
+
+def test_each_plug_in_stands_below_its_own_and_is_named_after_its_label():
+    control = METADD | {"method": "DM + CE only"}
+    mine = METADD | {"method": "DM + mine + MetaDD"}
+    rows = [row(10.0), row(11.0, method="DM + mine"), row(20.0, ipc=10), row(30.0, recipe="dc")]
+    rows += [row(15.0, **METADD), row(13.0, **control), row(18.0, **mine)]
+    rows += [row(22.0, ipc=10, **METADD), row(33.0, recipe="dc", **METADD)]
+    found = {about[1:]: found["convnet"].summary.mean for about, found in changes(made(rows)).items()}
+    assert found == {
+        ("1", "DM: MetaDD − without", "dsa"): 5.0,
+        ("1", "DM: CE only − without", "dsa"): 3.0,
+        ("1", "DM + mine: MetaDD − without", "dsa"): 7.0,
+        ("10", "DM: MetaDD − without", "dsa"): 2.0,
+        ("1", "DM: MetaDD − without", "dc"): 3.0,
+    }
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        [],
+        [{"method": "DC"}],
+        [{"recipe": "dc"}],
+        [{"protocol": "common"}],
+        [{"network": "alexnet"}],
+        [{}, {"distilled_on": "vgg11"}],
+    ],
+    ids=["none", "method", "recipe", "protocol", "network", "which of two"],
+)
+def test_no_difference_without_the_very_same_row(others):
+    assert not changes(made([row(20.0, **METADD), *(row(10.0, **other) for other in others)]))
+
+
+def test_tests_on_other_images_are_no_pair():
+    fewer = row(10.0)
+    fewer["result"]["test_images"] = 100
+    assert not changes(made([fewer, row(20.0, **METADD)]))
+
+
+def with_and_without():
+    """DM has seen the ConvNet, with MetaDD also VGG-11; another dataset's MetaDD has seen all but AlexNet."""
+    networks = {"convnet": 10.0, "vgg11": 20.0, "alexnet": 30.0, "mobilenetv2": 50.0}
+    rows = [row(v + s, seed=s, network=n, seen=n == "convnet") for n, v in networks.items() for s in (0, 1)]
+    for name, value in networks.items():
+        rows.append(row(value + 4, network=name, seen=name in ("convnet", "vgg11"), **METADD))
+        rows.append(row(value, network=name, method="Random", distilled_on=None))
+        rows.append(row(60.0, network=name, ipc=None, method="Full data", distilled_on=None))
+    return rows
+
+
+def test_seen_and_unseen_are_means_over_the_same_networks_with_and_without():
+    table = made(with_and_without())
+    assert table.columns[-3:] == ("mean", "seen", "unseen")
+    found = {line.about[2]: line.cells for line in table.rows}
+    means = {
+        name: [each[role].summary for role in ("seen", "unseen")]
+        for name, each in found.items()
+        if name != "Full data"
+    }
+    assert {name: [it.mean for it in each] for name, each in means.items()} == {
+        "DM": [15.5, 40.5],
+        "DM + MetaDD": [19.0, 44.0],
+        "DM: MetaDD − without": [4.0, 4.0],
+        "Random": [15.0, 40.0],
+    }
+    assert [it.n for it in means["DM"]] == [2, 2]
+    marks = {name: [found[name][role].seen for role in ("seen", "unseen")] for name in means}
+    assert marks == {
+        "DM": [False, False],  # VGG-11 took no part in it
+        "DM + MetaDD": [True, False],
+        "DM: MetaDD − without": [True, False],
+        "Random": [False, False],
+    }
+    full = next(line for line in lines(table) if "Full data" in line)
+    assert cells(full)[-3:] == ["60.0 (1)", "—", "—"]  # at its IPC nothing has a plug-in
+    assert "Here seen: convnet, vgg11; unseen: alexnet, mobilenetv2." in table.notes[1]
+
+
+def test_seen_is_of_seeds_that_have_all_of_its_networks():
+    table = made([*with_and_without(), row(12.0, seed=2, network="convnet", seen=True)])
+    dm = table.rows[0].cells
+    assert (dm["convnet"].summary.n, dm["seen"].summary.n) == (3, 2)
+
+
+def test_networks_are_seen_or_not_at_each_dataset_and_ipc():
+    ten = {**METADD, "ipc": 10}
+    rows = [*with_and_without(), row(1.0, ipc=10), row(2.0, ipc=10, network="vgg11")]
+    rows += [row(3.0, **ten), row(4.0, network="vgg11", seen=True, **ten)]
+    table = made(rows)
+    dm = next(line.cells for line in table.rows if line.about[1:3] == ("10", "DM"))
+    assert (dm["seen"].summary.mean, dm["unseen"].summary.mean) == (2.0, 1.0)
+    assert "cifar10, IPC 1: seen: convnet, vgg11; unseen: alexnet, mobilenetv2. " in table.notes[1]
+    assert "cifar10, IPC 10: seen: vgg11; unseen: convnet." in table.notes[1]
+
+
+def test_one_control_is_enough_for_a_network_to_be_seen():
+    rows = [*with_and_without(), row(1.0, network="alexnet", seen=True, **METADD | {"method": "DM + other"})]
+    assert "Here seen: convnet, vgg11, alexnet; unseen: mobilenetv2." in made(rows).notes[1]
+
+
+def test_without_a_plug_in_there_are_no_more_columns_and_notes():
+    table = made([row(10.0, seen=True), row(20.0, network="vgg11")])
+    assert table.columns == ("convnet", "vgg11", "mean")
+    assert len(table.notes) == 1
+    assert "without" not in to_markdown(table)
+
+
+def test_columns_that_are_no_networks_have_differences_but_no_roles():
+    spec = SPEC.model_copy(update={"rows": ["method"], "columns": "ipc"})
+    table = made([row(10.0), row(30.0, ipc=10), row(11.0, **METADD), row(35.0, ipc=10, **METADD)], spec)
+    assert table.columns == ("1", "10", "mean")
+    change = table.rows[-1]
+    assert change.about == ("DM: MetaDD − without", "—")
+    assert [change.cells[column].summary.mean for column in table.columns] == [1.0, 5.0, 3.0]
+
+
 def suite(title, note=""):
     return Suite.model_validate(
         {
