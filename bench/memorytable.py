@@ -76,6 +76,7 @@ def memory_table(name: str, spec: TableSpec, distilled: pd.DataFrame, header: Se
         return empty
     data = data.assign(column=data["plugin"], mib=data[measure] / 2**20)
     by = row_tags(spec, data[data["plugin"] == pairs.NONE])
+    by += [] if "method" in by else ["method"]
     rows = []
     under: dict[str, None] = {}
     for row, alone, plugged in _pairs(data, by):

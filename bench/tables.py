@@ -171,8 +171,13 @@ def accuracy_table(
 
 
 def row_tags(spec: TableSpec, data: pd.DataFrame) -> list[str]:
-    """The tags that make a row: those asked for, and those that would differ inside a cell."""
+    """The tags that make a row: those asked for, and those that would differ inside a cell.
+
+    With a plug-in always the method, because a difference goes by its name.
+    """
     by: list[str] = list(spec.rows)
+    if "method" not in by and (data["plugin"] != pairs.NONE).any():
+        by.append("method")
     inside = data.groupby([*by, "column"], dropna=False)
     for tag in NAMES:
         if tag in data and tag not in (*by, spec.columns) and (inside[tag].nunique(dropna=False) > 1).any():

@@ -2,7 +2,7 @@
 
 Maps are class activation maps brought to one form (:func:`normalised`): [N, g, g] for one network, stacked
 to [M, N, g, g] for M of them, each image's between 0 and 1. The split is MetaDD's (arXiv 2410.05103); its
-public sources give no equations, and what is written here is our reading of them (docs/metadd.md).
+abstract and the summaries that this was written from give no equations: it is our reading (docs/metadd.md).
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """MetaDD's settings in the harness. Read while planning, so no torch.
 
-None of the numbers is the authors': they gave none in public. Each is ours, with an ablation row of its own
-(docs/metadd.md).
+None of the numbers is checked against the authors': each is ours. docs/metadd.md says which rows vary it.
 """
 
 from __future__ import annotations

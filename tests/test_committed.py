@@ -20,9 +20,9 @@ SUITES = sorted(path.parent.name for path in RESULTS.glob("*/rows.jsonl"))
 DATA = Path(os.environ.get("METADD_DATA", "absent"))  # read here, because tests are kept from it
 
 
-def accuracies(method, ipc, network, recipe="dsa"):
-    """Of the suite cifar10-cpu, by distillation seed."""
-    rows = Results(RESULTS / "cifar10-cpu").rows.values()
+def accuracies(method, ipc, network, recipe="dsa", suite="cifar10-cpu"):
+    """By distillation seed."""
+    rows = Results(RESULTS / suite).rows.values()
     wanted = {"method": method, "ipc": ipc, "network": network, "recipe": recipe}
     found = [row for row in rows if row["current"] and wanted.items() <= row["tags"].items()]
     return [row["result"]["accuracy"] for row in sorted(found, key=lambda row: row["tags"]["seed"])]
@@ -88,24 +88,46 @@ def test_mtt_matches_its_experts():
     losses = [
         row["result"]["mean_loss_last_fifth"]
         for row in rows
-        if row["current"] and row["cell"]["kind"] == "distil" and row["cell"]["method"] == "mtt"
+        if row["current"] and row["cell"]["kind"] == "distil" and row["tags"]["method"] == "MTT"
     ]
     assert len(losses) == 3
     assert max(losses) < 0.9
 
 
-def test_what_was_trained_beforehand_is_over_half_accurate():
-    rows = Results(RESULTS / "cifar10-cpu").rows.values()
-    trained = [row["result"] for row in rows if row["current"] and row["cell"]["kind"] == "pretrain"]
-    accuracies_there = [result["accuracy"] for result in trained if "accuracy" in result]
-    assert len(accuracies_there) >= 5
-    assert min(accuracies_there) > 50
+@pytest.mark.parametrize(("suite", "least"), [("cifar10-cpu", 5), ("tiny-cpu", 1)])
+def test_teachers_and_experts_are_over_half_accurate(suite, least):
+    rows = [row for row in Results(RESULTS / suite).rows.values() if row["current"]]
+    trained = [row for row in rows if row["cell"].get("what") in ("classifier", "expert")]
+    assert len(trained) >= least
+    assert min(row["result"]["accuracy"] for row in trained) > 50
 
 
-def test_sre2l_stands_beside_random_images_with_the_same_labels():
-    for network in ("convnet", "resnet18@w16"):
-        assert len(accuracies("SRe2L", 1, network, "sre2l")) == 3
-        assert len(accuracies("Random, same soft labels", 1, network, "sre2l")) == 3
+def test_the_trained_generator_s_samples_are_taken_for_their_class():
+    """A tenth would be by chance."""
+    rows = [row for row in Results(RESULTS / "cifar10-cpu").rows.values() if row["current"]]
+    trained = [
+        row for row in rows if row["cell"].get("what") == "generator" and row["cell"]["settings"]["steps"]
+    ]
+    assert len(trained) == 1
+    assert trained[0]["result"]["accuracy"] > 30
+
+
+@pytest.mark.parametrize(
+    ("suite", "networks"),
+    [("cifar10-cpu", ("convnet", "resnet18@w16")), ("tiny-cpu", ("convnet@w64", "resnet18@w16"))],
+)
+def test_sre2l_stands_beside_random_images_with_the_same_labels(suite, networks):
+    for network in networks:
+        assert len(accuracies("SRe2L", 1, network, "sre2l", suite)) == 3
+        assert len(accuracies("Random, same soft labels", 1, network, "sre2l", suite)) == 3
+
+
+def test_tiny_imagenet_has_random_images_and_dm():
+    for network in ("convnet@w64", "resnet18@w16"):
+        real, matched = (accuracies(method, 1, network, suite="tiny-cpu") for method in ("Random", "DM"))
+        assert len(real) == len(matched) == 3
+    # Five in a hundred would be by chance.
+    assert min(accuracies("DM", 1, "convnet@w64", suite="tiny-cpu")) > 6
 
 
 def test_the_readme_shows_the_committed_table():

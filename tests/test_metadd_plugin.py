@@ -17,7 +17,8 @@ from metadd.loss import joint_loss
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-PAGE = (Path(__file__).resolve().parent.parent / "docs" / "metadd.md").read_text()
+ROOT = Path(__file__).resolve().parent.parent
+PAGE, README = (ROOT / "docs" / "metadd.md").read_text(), (ROOT / "README.md").read_text()
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
 
 #: One network of each form, and both layouts of Grad-CAM.
@@ -260,6 +261,7 @@ def test_mistakes_are_refused():
 def test_the_docs_example_runs_as_it_stands():
     """In a program with networks, images and a method of its own, it lowers both losses."""
     code = re.search(r"```python\n(.*?)```", PAGE, re.DOTALL).group(1)
+    assert code in README
     assert len([line for line in code.splitlines() if line.strip()]) <= 12
     images, labels = batch()
     images, target = images.detach().float(), torch.full((5, 3, 32, 32), 0.5)

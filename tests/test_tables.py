@@ -324,6 +324,12 @@ def test_one_control_is_enough_for_a_network_to_be_seen():
     assert "Here seen: convnet, vgg11, alexnet; unseen: mobilenetv2." in made(rows).notes[1]
 
 
+def test_a_difference_has_its_name_where_the_table_does_not_ask_for_methods():
+    spec = SPEC.model_copy(update={"rows": ["distilled_on"]})
+    table = made([row(10.0), row(11.0, **METADD)], spec)
+    assert [line.about[1] for line in table.rows] == ["DM", "DM + MetaDD", "DM: MetaDD − without"]
+
+
 def test_without_a_plug_in_there_are_no_more_columns_and_notes():
     table = made([row(10.0, seen=True), row(20.0, network="vgg11")])
     assert table.columns == ("convnet", "vgg11", "mean")
@@ -336,7 +342,7 @@ def test_columns_that_are_no_networks_have_differences_but_no_roles():
     table = made([row(10.0), row(30.0, ipc=10), row(11.0, **METADD), row(35.0, ipc=10, **METADD)], spec)
     assert table.columns == ("1", "10", "mean")
     change = table.rows[-1]
-    assert change.about == ("DM: MetaDD − without", "—")
+    assert change.about == ("DM: MetaDD − without",)
     assert [change.cells[column].summary.mean for column in table.columns] == [1.0, 5.0, 3.0]
 
 
