@@ -1,7 +1,7 @@
 """The architecture-invariant loss: several frozen networks shall see the class, and see it at the same place.
 
 MetaDD (arXiv 2410.05103); its public sources name a cross-entropy over the networks and a KL term that aligns
-their maps. Ours (docs/metadd.md; not checked against the paper), over M networks f_m with maps A_m in [0, 1]::
+their maps. Ours (docs/metadd.md; not checked against the paper), over M networks f_m, maps A_m in [0, 1]::
 
     L = ce * mean_m CE(f_m(x), y) + align * mean_m D(A_m) - meta * mean(min_m s_m)
 
