@@ -18,6 +18,7 @@ from bench.store import State, Store
 from bench.walk import Report, Watcher, collect, to_make
 
 if TYPE_CHECKING:
+    from bench.estimate import Estimates
     from bench.tables import Table
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -157,7 +158,7 @@ def publish(opened: Opened) -> None:
     changed = opened.results.write(rows)
     suite = opened.spec.suites[opened.name]
     from bench.files import write_text
-    from bench.tables import to_csv, to_markdown
+    from bench.formats import to_csv, to_markdown
 
     for made in table(opened.spec, opened.name, opened.results, suite.tables):
         folder = opened.results.folder / "tables"
@@ -182,6 +183,40 @@ def failures(opened: Opened) -> dict[str, str]:
     """The reason of each cell of the suite that failed the last time, by key."""
     found = {item.cell.key: opened.store.failure(item.cell) for item in opened.plan}
     return {key: reason for key, reason in found.items() if reason is not None}
+
+
+def estimate(
+    suite: str,
+    *,
+    data_dir: Path | None = None,
+    only: Mapping[str, str] | None = None,
+    tables: Path | None = None,
+    method_paths: Sequence[Path] = (),
+    device: Device = "auto",
+    memory: str | None = None,
+) -> Estimates:
+    """Estimate the memory of a suite's distillations without a GPU, data or anything trained.
+
+    Args:
+        suite: as for :func:`open_suite`, like ``data_dir``, ``only``, ``tables`` and ``method_paths``.
+        data_dir: where folders of images are; of the official datasets the shapes are known.
+        only: tags that a row must have.
+        tables: the file of suites.
+        method_paths: files that define methods of one's own.
+        device: as where; ``cuda`` needs no GPU here. ``auto`` is a GPU if there is one.
+        memory: a size such as ``24GiB``; the estimates then say whether they fit, and what would.
+
+    Raises:
+        UserError: something is misspelt, missing, damaged or impossible.
+    """
+    from bench.fit import parse_size
+
+    limit = None if memory is None else parse_size(memory)
+    add_methods(method_paths)
+    found = find_suite(read(tables), suite)
+    from bench.estimate import estimates
+
+    return estimates(suite, found, only or {}, device, limit, data_dir)
 
 
 def table(spec: Spec, suite: str, results: Results, names: Sequence[str]) -> list[Table]:

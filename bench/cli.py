@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import os
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bench.errors import CellFailure, UserError
+from bench.options import (
+    DataDir,
+    Device,
+    DeviceName,
+    EstimateFormat,
+    Kind,
+    MethodPaths,
+    Only,
+    PictureFormat,
+    PixelsName,
+    ResultsDir,
+    StoreDir,
+    SuiteName,
+    TableFormat,
+    TablesFile,
+)
 
 if TYPE_CHECKING:
     from bench.api import Opened
@@ -24,68 +39,6 @@ app = typer.Typer(
 )
 
 FAILED, MISTAKE, OUT_OF_TIME = 1, 2, 4
-
-
-class DeviceName(StrEnum):
-    """Where to run."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class PixelsName(StrEnum):
-    """How the images of a file are held."""
-
-    unit = "unit"
-    normalised = "normalised"
-    zca = "zca"
-    uint8 = "uint8"
-
-
-class TableFormat(StrEnum):
-    """How a table is printed."""
-
-    md = "md"
-    csv = "csv"
-
-
-class PictureFormat(StrEnum):
-    """How a figure is drawn."""
-
-    png = "png"
-    svg = "svg"
-    pdf = "pdf"
-
-
-class Kind(StrEnum):
-    """What can be listed."""
-
-    suites = "suites"
-    methods = "methods"
-    networks = "networks"
-    datasets = "datasets"
-    recipes = "recipes"
-    tables = "tables"
-    figures = "figures"
-
-
-SuiteName = Annotated[str, typer.Argument(metavar="SUITE", help="a suite of the tables file; see `list`")]
-DataDir = Annotated[Path | None, typer.Option(help="where datasets are [default: $METADD_DATA, else data]")]
-StoreDir = Annotated[Path, typer.Option(help="the folder of finished cells")]
-ResultsDir = Annotated[Path, typer.Option(help="the folder of published results")]
-TablesFile = Annotated[
-    Path | None, typer.Option(help="the file of suites, tables and figures [default: the installed one]")
-]
-Only = Annotated[
-    list[str] | None,
-    typer.Option(metavar="KEY=VALUE", help="only cells with this tag (method, network, seed, …); repeatable"),
-]
-MethodPaths = Annotated[
-    list[Path] | None,
-    typer.Option("--method-path", metavar="FILE", help="a file with a method of your own; repeatable"),
-]
-Device = Annotated[DeviceName, typer.Option(help="where to run")]
 
 
 @app.command()
@@ -151,6 +104,44 @@ def status(
         typer.echo(f"{kind}: " + ", ".join(f"{count} {state}" for state, count in counts.items()))
     for key, reason in api.failures(opened).items():
         typer.echo(f"failed: {printing.describe(opened, key)}: {reason}")
+
+
+@app.command()
+def measure(
+    suite: SuiteName,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="from shapes alone: no GPU, no data, nothing trained")
+    ] = False,
+    memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="say what fits into so much, such as 24GiB")
+    ] = None,
+    only: Only = None,
+    device: Annotated[
+        DeviceName, typer.Option(help="estimate as on this device; a GPU is given larger batches")
+    ] = DeviceName.auto,
+    format_: Annotated[EstimateFormat, typer.Option("--format", help="how to print")] = EstimateFormat.md,
+    data_dir: DataDir = None,
+    tables: TablesFile = None,
+    method_path: MethodPaths = None,
+) -> None:
+    """Estimate the memory that a suite's distillations take at their peak, by what holds it."""
+    if not estimate:
+        raise UserError("measure: only estimates can be made yet; add --estimate")
+    from bench import api
+
+    found = api.estimate(
+        suite,
+        data_dir=data_dir,
+        only=_wanted(only),
+        tables=tables,
+        method_paths=method_path or (),
+        device=device.value,
+        memory=memory,
+    )
+    from bench.estimate import FORMATS
+
+    for line in FORMATS[format_.value](found):
+        typer.echo(line)
 
 
 @app.command(name="list")
@@ -268,8 +259,8 @@ def table(
 ) -> None:
     """Print tables from published rows."""
     from bench import api
+    from bench.formats import FORMATS
     from bench.spec import read
-    from bench.tables import to_csv, to_markdown
 
     spec = read(tables)
     found = [
@@ -277,7 +268,7 @@ def table(
         for name, published in _published(spec, suite, results)
     ]
     for made in (made for of_suite in found for made in of_suite):
-        typer.echo(to_csv(made) if format_ is TableFormat.csv else to_markdown(made))
+        typer.echo(FORMATS[format_.value](made))
 
 
 @app.command()
@@ -315,21 +306,26 @@ def _open(
 ) -> Opened:
     from bench import api
 
+    return api.open_suite(
+        suite,
+        data_dir=data_dir,
+        store=store,
+        results=results,
+        only=_wanted(only),
+        tables=tables,
+        method_paths=method_paths or (),
+    )
+
+
+def _wanted(only: list[str] | None) -> dict[str, str]:
+    """The tags of ``--only``."""
     wanted = {}
     for text in only or []:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise UserError(f"--only {text}: KEY=VALUE is expected, such as method=DM")
         wanted[key] = value
-    return api.open_suite(
-        suite,
-        data_dir=data_dir,
-        store=store,
-        results=results,
-        only=wanted or None,
-        tables=tables,
-        method_paths=method_paths or (),
-    )
+    return wanted
 
 
 def _command(suite: str, device: DeviceName, only: list[str] | None) -> str:

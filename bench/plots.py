@@ -70,7 +70,9 @@ def panels(spec: FigureSpec, rows: Iterable[Mapping[str, Any]], results: Results
         plate = results.artifact(row["key"], PLATE)
         if row["current"] and row["cell"]["kind"] == "distil" and plate.exists():
             for tags in (row["tags"], *row.get("also", ())):
-                about = (tags["method"], tags["ipc"], tags["dataset"], tags["distilled_on"])
+                # A plug-in's networks are many, and its row's name says that they are there.
+                network = tags["distilled_on"] if tags["plugin"] == "none" else row["cell"]["network"]
+                about = (tags["method"], tags["ipc"], tags["dataset"], network)
                 if first.setdefault(about, tags["seed"]) == tags["seed"]:
                     found.setdefault(about, {}).setdefault(row["cell"]["part"], plate)
     several_datasets = len({about[2] for about in found}) > 1

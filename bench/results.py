@@ -20,7 +20,7 @@ from bench.errors import UserError
 from bench.files import write_text
 
 #: Artifacts of a distil cell larger than this (together) stay in the store only.
-SMALL_SET = 400_000
+SMALL_SET = 1_250_000
 #: The picture of a distilled set, which figures are made of.
 PLATE = "plate.png"
 #: The picture of an analysis: images and what networks see in them.

@@ -18,6 +18,9 @@ from bench.errors import UserError, near
 
 M = TypeVar("M", bound=BaseModel)
 
+#: So many comparisons of a table are tested at most: with more, more pairs are needed than anybody runs.
+MOST_PRIMARY = 5
+
 
 def _as_list(value: Any) -> Any:
     return value if isinstance(value, list) else [value]
@@ -31,6 +34,11 @@ def _as_seeds(value: Any) -> Any:
 def _named(value: Any) -> Any:
     """``dsa`` means ``{name: dsa}``."""
     return {"name": value} if isinstance(value, str) else value
+
+
+def _primary(value: Any) -> Any:
+    """``DM + MetaDD`` means ``{method: DM + MetaDD}``."""
+    return {"method": value} if isinstance(value, str) else value
 
 
 T = TypeVar("T")
@@ -130,6 +138,27 @@ class Suite(_Strict):
     figures: list[str] = []
 
 
+class Primary(_Strict):
+    """A primary comparison: the name of a row with a plug-in, and its other tags where several go by it."""
+
+    method: str
+    dataset: str | None = None
+    ipc: Annotated[int, Field(ge=1, strict=True)] | None = None
+    recipe: str | None = None
+    protocol: str | None = None
+    distilled_on: str | None = None
+
+    def is_about(self, tags: Any) -> bool:
+        """Whether a row with these tags is meant."""
+        return all(str(tags[tag]) == str(value) for tag, value in self.model_dump(exclude_none=True).items())
+
+    def __str__(self) -> str:
+        return ", ".join(str(value) for value in self.model_dump(exclude_none=True).values())
+
+
+PrimaryOrText = Annotated[Primary, BeforeValidator(_primary)]
+
+
 class TableSpec(_Strict):
     """A table: one row per combination of ``rows``.
 
@@ -142,16 +171,26 @@ class TableSpec(_Strict):
     kind: Literal["accuracy", "meta-features", "memory"]
     rows: OneOrMore[Literal["dataset", "ipc", "method", "recipe", "distilled_on", "protocol"]]
     columns: Literal["network", "dataset", "ipc"] = "network"
+    primary: list[PrimaryOrText] | None = Field(
+        None,
+        max_length=MOST_PRIMARY,
+        description="the differences that are tested, by the names of their rows with a plug-in; by default "
+        "those of MetaDD, where they are not more than may be",
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> TableSpec:
         if self.kind != "accuracy":
             if "columns" in self.model_fields_set:
                 raise ValueError(f"columns: a table of kind `{self.kind}` has its own")
+            if self.primary is not None:
+                raise ValueError(f"primary: differences in a table of kind `{self.kind}` are not tested")
             if "recipe" in self.rows:
                 raise ValueError(
                     f"rows: `{self.kind}` is about sets and not about training, so it has no recipe"
                 )
+        if any(getattr(each, self.columns, None) is not None for each in self.primary or ()):
+            raise ValueError(f"primary: a comparison is over all columns, so it names no {self.columns}")
         return self
 
 

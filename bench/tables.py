@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
-from bench import pairs
+from bench import pairs, verdicts
 from bench.cells import canonical
 from bench.spec import Suite, TableSpec
-from bench.stats import Summary, paired, summarise
+from bench.stats import Summary, differences, summarise
 
 #: What rows are told apart by, and what a table calls it. What differs inside a cell becomes part of the
 #: row's name even where the table does not ask for it: only seeds are ever averaged over.
@@ -27,11 +25,13 @@ NAMES = {
     "network": "Network",
     "test_images": "Test images",
 }
-_MISSING = "—"
-_SEEN = "†"
+MISSING = "—"
+SEEN = "†"
 _MEAN = "mean"
 #: The columns with means over the networks that some plug-in has looked through, and over the others.
 _ROLES = ("seen", "unseen")
+#: The columns whose primary differences are tested, in this order.
+_TESTED = (_MEAN, "unseen")
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,15 @@ class TableCell:
     seen: bool = False
     #: Whether this is a difference between two rows: printed with its sign and its interval.
     difference: bool = False
-    #: Decimals in Markdown.
+    #: What a difference between accuracies is the mean of, one for each seed.
+    differences: tuple[float, ...] = ()
+    #: Whether a test shows this difference.
+    bold: bool = False
+    #: Decimals, in every form but CSV.
     decimals: int = 1
-    #: In Markdown, what stands before the n in place of the statistics, and where there is no result.
+    #: There too, what stands before the n in place of the statistics, and where there is no result.
     text: str | None = None
-    missing: str = _MISSING
+    missing: str = MISSING
     #: Of the table's ``details``, those that no other field gives.
     details: Mapping[str, str] = field(default_factory=dict)
 
@@ -143,7 +147,7 @@ def accuracy_table(
     statistics. Behind the columns stands the mean over them, of the seeds that have them all; where they are
     networks, and some rows have a plug-in, also the means over those networks that took part in distilling
     with one, and over the others. Below each row with a plug-in stands what this changes: the difference from
-    the same seeds without it, paired.
+    the same seeds without it, paired. The primary ones are tested (see :mod:`bench.verdicts`).
     """
     if evaluations.empty:
         return Table(name, spec.title, tuple(header), notes=("No finished evaluation yet.",))
@@ -151,7 +155,8 @@ def accuracy_table(
     columns = list(data["column"].unique())
     roles = _roles(data, columns) if spec.columns == "network" else {}
     by = row_tags(spec, data)
-    rows, gaps = [], 0
+    rows: list[TableRow] = []
+    changed, gaps = {}, 0
     for _, group in data.groupby(by, sort=False, dropna=False):
         first = group.iloc[0]
         sets, over = _sets(group), {column: [column] for column in columns} | {_MEAN: columns}
@@ -163,11 +168,14 @@ def accuracy_table(
         if (plain := _without(data, group)) is not None:
             changes = {shown: _cell(sets, averaged, plain) for shown, averaged in over.items()}
             change = {**first, "method": pairs.change_label(first)}
+            changed[len(rows)] = first
             rows.append(TableRow(tuple(text_of(change[tag]) for tag in by), changes))
-    notes = (_explanation(rows, data, by), *_roles_note(roles), *_warnings(rows, data, gaps))
     names = tuple(NAMES[tag] for tag in by)
     shown_columns = (*columns, _MEAN, *(_ROLES if roles else ()))
-    return Table(name, spec.title, tuple(header), names, shown_columns, tuple(rows), notes)
+    tested = [each for each in _TESTED if each in shown_columns]
+    judged, tests = verdicts.judged(rows, changed, tested, spec.primary)
+    notes = (_explanation(rows, data, by), *_roles_note(roles), *tests, *_warnings(data, gaps))
+    return Table(name, spec.title, tuple(header), names, shown_columns, judged, notes)
 
 
 def row_tags(spec: TableSpec, data: pd.DataFrame) -> list[str]:
@@ -218,16 +226,17 @@ def _without(data: pd.DataFrame, group: pd.DataFrame) -> pd.DataFrame | None:
 
 def _cell(sets: pd.DataFrame, columns: Sequence[str], plain: pd.DataFrame | None = None) -> TableCell:
     """The mean over some columns; or its difference from that of ``plain`` sets, by seed."""
-    values = _by_seed(sets, columns)
-    summary = summarise([*values.values()]) if plain is None else paired(values, _by_seed(plain, columns))
-    if summary is None:
+    by_seed = _by_seed(sets, columns)
+    values = [*by_seed.values()] if plain is None else differences(by_seed, _by_seed(plain, columns))
+    if (summary := summarise(values)) is None:
         return TableCell()
     here = sets[sets["column"].isin(columns)]
     counts = [
         each.loc[each["column"].isin(columns), "networks"] for each in (sets, plain) if each is not None
     ]
     networks = (min(int(each.min()) for each in counts), max(int(each.max()) for each in counts))
-    return TableCell(summary, networks, bool(here["seen"].all()), difference=plain is not None)
+    seen = bool(here["seen"].all())
+    return TableCell(summary, networks, seen, plain is not None, tuple(values) if plain is not None else ())
 
 
 def _by_seed(sets: pd.DataFrame, columns: Sequence[str]) -> dict[int, float]:
@@ -241,10 +250,11 @@ def _by_seed(sets: pd.DataFrame, columns: Sequence[str]) -> dict[int, float]:
 
 def text_of(value: Any) -> str:
     """A tag as a table shows it."""
-    return _MISSING if pd.isna(value) else str(value)
+    return MISSING if pd.isna(value) else str(value)
 
 
-def _range(low: int, high: int) -> str:
+def range_of(low: int, high: int) -> str:
+    """Two numbers as text, or one where they are equal."""
     return f"{low}" if low == high else f"{low} to {high}"
 
 
@@ -256,12 +266,12 @@ def _explanation(rows: Sequence[TableRow], data: pd.DataFrame, by: Sequence[str]
     what = "network" if high == 1 else "networks"
     text = (
         f"Accuracy in %{on}, once, after the last training step: mean ± standard deviation (n) over n "
-        f"distillation seeds, each the mean of {_range(low, high)} {what} trained on that seed's set. "
+        f"distillation seeds, each the mean of {range_of(low, high)} {what} trained on that seed's set. "
         f"With n = 1 there is no ±. “{_MEAN}” is over the columns, of the seeds that have them all. "
-        f"{_MISSING}: no result, or not applicable."
+        f"{MISSING}: no result, or not applicable."
     )
     if any(cell.seen for cell in cells):
-        text += f" {_SEEN}: seen, a network of this architecture took part in distilling."
+        text += f" {SEEN}: seen, a network of this architecture took part in distilling."
     if any(cell.difference for cell in cells):
         text += f" {pairs.NOTE}"
     return text
@@ -286,7 +296,7 @@ def _roles_note(roles: Mapping[tuple[Any, Any], Mapping[str, Sequence[str]]]) ->
     )
 
 
-def _warnings(rows: Sequence[TableRow], data: pd.DataFrame, gaps: int) -> list[str]:
+def _warnings(data: pd.DataFrame, gaps: int) -> list[str]:
     found = []
     if gaps:
         found.append(
@@ -302,65 +312,3 @@ def _warnings(rows: Sequence[TableRow], data: pd.DataFrame, gaps: int) -> list[s
             "and are averaged here; give each block of the suite a `label` of its own."
         )
     return found
-
-
-def to_markdown(table: Table) -> str:
-    """A Markdown table between its title and header, and its notes."""
-    lines = [f"### {table.title}", ""]
-    for note in table.header:
-        lines += [note, ""]
-    if table.rows:
-        names = len(table.row_names)
-        body = [[*row.about, *(_shown(row.cells.get(c)) for c in table.columns)] for row in table.rows]
-        body = [[text.replace("|", "\\|") for text in line] for line in body]
-        head = [*table.row_names, *table.columns]
-        widths = [max(3, *(len(line[i]) for line in [head, *body])) for i in range(len(head))]
-        rule = ["-" * w if i < names else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
-        for line in [head, rule, *body]:
-            padded = [
-                text.ljust(w) if i < names else text.rjust(w)
-                for i, (text, w) in enumerate(zip(line, widths, strict=True))
-            ]
-            lines.append(f"| {' | '.join(padded)} |")
-        lines.append("")
-    for note in table.notes:
-        lines += [note, ""]
-    return "\n".join(lines)
-
-
-def to_csv(table: Table) -> str:
-    """One line per row and column: mean, std, n, the 95% interval, and the table's ``details``.
-
-    Numbers have four decimals; what there is no result of is empty, with n = 0.
-    """
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    numbers = ["mean", "std", "n", "low95", "high95"]
-    writer.writerow([*table.row_names, "column", *numbers, *table.details])
-    for row in table.rows:
-        about = ["" if text == _MISSING else text for text in row.about]
-        for column in table.columns:
-            cell = row.cells.get(column, TableCell())
-            if (it := cell.summary) is None:
-                writer.writerow([*about, column, "", "", 0, "", "", *("" for _ in table.details)])
-                continue
-            shown = [f"{x:.4f}" if isinstance(x, float) else x for x in (it.mean, it.std, it.n, *it.interval)]
-            known = {"networks_per_set": _range(*cell.networks), "seen": "true" if cell.seen else "false"}
-            known |= cell.details
-            writer.writerow([*about, column, *shown, *(known[name] for name in table.details)])
-    return out.getvalue()
-
-
-def _shown(cell: TableCell | None) -> str:
-    cell = cell or TableCell()
-    if (it := cell.summary) is None:
-        return cell.missing
-    if cell.text is not None:
-        return f"{cell.text} ({it.n})"
-    mark, places = _SEEN if cell.seen else "", cell.decimals
-    if cell.difference:
-        low, high = it.interval
-        between = "" if low is None else f" [{low:.{places}f}, {high:.{places}f}]"
-        return f"{it.mean:+.{places}f}{mark}{between} ({it.n})"
-    spread = "" if it.std is None else f" ± {it.std:.{places}f}"
-    return f"{it.mean:.{places}f}{mark}{spread} ({it.n})"

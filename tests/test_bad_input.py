@@ -189,7 +189,7 @@ ARGUMENTS = {
     "unknown device": ("run tiny --device tpu", ["--device", "'auto', 'cpu', 'cuda'"]),
     "text for seconds": ("run tiny --time-limit soon", ["--time-limit", "number"]),
     "negative seconds": ("run tiny --time-limit -1", ["--time-limit"]),
-    "unknown format": ("table --format html", ["--format", "csv"]),
+    "unknown format": ("table --format docx", ["--format", "'latex'"]),
     "unknown picture format": ("plot --format gif", ["--format", "svg"]),
     "unknown kind to list": ("list suits", ["suites"]),
     "unknown data": ("data cifar11", ["did you mean 'cifar10"]),

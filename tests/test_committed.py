@@ -10,14 +10,26 @@ import pytest
 import bench
 from bench.cells import VERSIONS, canonical
 from bench.files import sha256
+from bench.formats import to_csv, to_markdown
 from bench.results import Results
 from bench.spec import read
 from bench.stats import summarise
-from bench.tables import to_csv, to_markdown
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 SUITES = sorted(path.parent.name for path in RESULTS.glob("*/rows.jsonl"))
 DATA = Path(os.environ.get("METADD_DATA", "absent"))  # read here, because tests are kept from it
+
+#: Rows of cifar10-cpu that nobody has made yet.
+WAITING = {
+    "DM + CE only",
+    "DM over 4 architectures",
+    "Real images + MetaDD",
+    "SRe2L + MetaDD",
+    "DSA + MetaDD",
+    "GLaD (DM), untrained generator + MetaDD",
+    "MTT + MetaDD",
+    "DC + MetaDD",
+}
 
 
 def accuracies(method, ipc, network, recipe="dsa", suite="cifar10-cpu"):
@@ -95,9 +107,15 @@ def test_mtt_matches_its_experts():
 
 
 @pytest.mark.parametrize(("suite", "least"), [("cifar10-cpu", 5), ("tiny-cpu", 1)])
-def test_teachers_and_experts_are_over_half_accurate(suite, least):
+def test_teachers_experts_and_auxiliary_networks_are_over_half_accurate(suite, least):
+    """All that sets are made or labelled with; networks that only look at them may be worse."""
     rows = [row for row in Results(RESULTS / suite).rows.values() if row["current"]]
-    trained = [row for row in rows if row["cell"].get("what") in ("classifier", "expert")]
+    cells = [row["cell"] for row in rows]
+    used = {
+        key for cell in cells if cell["kind"] == "distil" for keys in cell["uses"].values() for key in keys
+    }
+    used |= {cell["teacher"] for cell in cells if cell["kind"] == "relabel"}
+    trained = [row for row in rows if row["key"] in used and row["cell"]["what"] != "generator"]
     assert len(trained) >= least
     assert min(row["result"]["accuracy"] for row in trained) > 50
 
@@ -140,6 +158,8 @@ def test_the_readme_shows_the_committed_table():
 @pytest.mark.skipif(not (DATA / "cifar10").is_dir(), reason="METADD_DATA has no cifar10/")
 def test_committed_rows_count_as_hits(tmp_path):
     opened = bench.open_suite("cifar10-cpu", data_dir=DATA, store=tmp_path / "store", results=RESULTS)
-    counts = bench.status(opened)
-    assert not [kind for kind, states in counts.items() if states["missing"] or states["failed"]]
-    assert counts["distil"]["finished"] > 30
+    missing = {item.cell.key: item for item in opened.plan if not opened.store.row(item.cell)}
+    there = {item.tags["method"] for item in opened.plan if "method" in item.tags} - WAITING
+    assert not [item.words for item in missing.values() if item.tags.get("method") in there]
+    assert not bench.failures(opened)
+    assert bench.status(opened)["distil"]["finished"] > 40

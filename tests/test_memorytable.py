@@ -10,10 +10,10 @@ import pytest
 
 import bench
 from bench.errors import UserError
+from bench.formats import to_csv, to_markdown
 from bench.memorytable import frame, memory_table
 from bench.results import Results
 from bench.spec import Spec, TableSpec, validated
-from bench.tables import to_csv, to_markdown
 
 SPEC = TableSpec(title="Memory", kind="memory", rows=["dataset", "ipc", "method"])
 TAGS = {
@@ -210,8 +210,8 @@ def test_mistakes_in_the_file_are_one_line(value, message):
 
 def test_no_torch():
     code = (
-        "import sys; from bench.memorytable import frame, memory_table; from bench.tables import to_markdown;"
-        "from bench.spec import TableSpec;"
+        "import sys; from bench.memorytable import frame, memory_table;"
+        "from bench.formats import to_markdown; from bench.spec import TableSpec;"
         "s = TableSpec(title='t', kind='memory', rows=['method']);"
         "to_markdown(memory_table('x', s, frame([]))); sys.exit('torch' in sys.modules)"
     )

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from bench.formats import to_csv, to_markdown
 from bench.meta import frame, meta_table
 from bench.spec import TableSpec
-from bench.tables import to_csv, to_markdown
 
 SPEC = TableSpec(title="Meta features", kind="meta-features", rows=["dataset", "ipc", "method"])
 TAGS = {
@@ -172,7 +172,7 @@ def test_nothing_yet():
 
 def test_no_torch():
     code = (
-        "import sys; from bench import camplots, meta; from bench.tables import to_markdown;"
+        "import sys; from bench import camplots, meta; from bench.formats import to_markdown;"
         "from bench.spec import TableSpec;"
         "s = TableSpec(title='t', kind='meta-features', rows=['method']);"
         "to_markdown(meta.meta_table('x', s, meta.frame([]))); sys.exit('torch' in sys.modules)"

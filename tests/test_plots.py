@@ -37,7 +37,14 @@ def stored(folder, shown, classes=CLASSES, **tags):
     path.parent.mkdir(parents=True)
     height, width = shown.shape[0] * shown.shape[2], shown.shape[1] * shown.shape[2]
     Image.fromarray(shown.swapaxes(1, 2).reshape(height, width, 3)).save(path, pnginfo=text)
-    named = {"method": "DM", "ipc": 3, "dataset": "digits", "distilled_on": "convnet", "seed": 0}
+    named = {
+        "method": "DM",
+        "ipc": 3,
+        "dataset": "digits",
+        "distilled_on": "convnet",
+        "seed": 0,
+        "plugin": "none",
+    }
     return {
         "key": key,
         "current": True,
@@ -250,7 +257,7 @@ def test_no_torch(tmp_path):
         "from bench.spec import FigureSpec; folder = pathlib.Path(sys.argv[1]);"
         "spec = FigureSpec(title='t', kind='images');"
         "row = {'key': 'key0', 'current': True, 'cell': {'kind': 'distil', 'part': 0}, 'tags': "
-        "{'method': 'DM', 'ipc': 1, 'dataset': 'd', 'distilled_on': None, 'seed': 0}};"
+        "{'method': 'DM', 'ipc': 1, 'dataset': 'd', 'distilled_on': None, 'plugin': 'none', 'seed': 0}};"
         "plots.distilled(spec, plots.panels(spec, [row], Results(folder)), 'n', folder / 'f.png');"
         "sys.exit('torch' in sys.modules)"
     )

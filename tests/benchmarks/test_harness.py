@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bench import plan, results, spec, tables
+from bench import formats, plan, results, spec, tables
 from bench.cells import DatasetId
 from bench.data import load
 from bench.data.spec import KINDS
@@ -106,7 +106,7 @@ def test_table(benchmark, folder):
     def table():
         rows = results.Results(folder).rows.values()
         made = tables.accuracy_table("large", declared, tables.frame(rows))
-        return tables.to_markdown(made), tables.to_csv(made)
+        return formats.to_markdown(made), formats.to_csv(made)
 
     markdown, comma_separated = benchmark(table)
     assert "| DM" in markdown

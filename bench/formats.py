@@ -1,0 +1,208 @@
+"""Tables as Markdown, CSV, LaTeX and HTML: all but CSV show the same numbers in the same words."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import re
+from collections.abc import Callable
+
+from bench.tables import MISSING, SEEN, Table, TableCell, range_of
+
+#: Characters that LaTeX does not print as they stand.
+_LATEX = {
+    **{each: f"\\{each}" for each in "{}$&#%_"},
+    "\\": r"\textbackslash{}",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': "''",
+    "`": r"\textasciigrave{}",
+    "±": r"$\pm$",
+    "−": "$-$",
+    "×": r"$\times$",
+    "≤": r"$\leq$",
+    "≥": r"$\geq$",
+    "→": r"$\rightarrow$",
+    "†": r"$^{\dagger}$",
+    "…": r"\ldots{}",
+    "“": "``",
+    "”": "''",
+    "—": "---",
+    "–": "--",
+}
+_MINUS = re.compile(r"(?<![\w-])-(?=\d)")
+_CODE = re.compile(r"`([^`]+)`")
+
+
+def to_markdown(table: Table) -> str:
+    """A Markdown table between its title and header, and its notes."""
+    lines = [f"### {table.title}", ""]
+    for note in table.header:
+        lines += [note, ""]
+    if table.rows:
+        names = len(table.row_names)
+        body = [[*row.about, *(_markdown(row.cells.get(c)) for c in table.columns)] for row in table.rows]
+        body = [[text.replace("|", "\\|") for text in line] for line in body]
+        head = [*table.row_names, *table.columns]
+        widths = [max(3, *(len(line[i]) for line in [head, *body])) for i in range(len(head))]
+        rule = ["-" * w if i < names else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
+        for line in [head, rule, *body]:
+            padded = [
+                text.ljust(w) if i < names else text.rjust(w)
+                for i, (text, w) in enumerate(zip(line, widths, strict=True))
+            ]
+            lines.append(f"| {' | '.join(padded)} |")
+        lines.append("")
+    for note in table.notes:
+        lines += [note, ""]
+    return "\n".join(lines)
+
+
+def to_csv(table: Table) -> str:
+    """One line per row and column: mean, std, n, the 95% interval, and the table's ``details``.
+
+    Numbers have four decimals; what there is no result of is empty, with n = 0.
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    numbers = ["mean", "std", "n", "low95", "high95"]
+    writer.writerow([*table.row_names, "column", *numbers, *table.details])
+    for row in table.rows:
+        about = ["" if text == MISSING else text for text in row.about]
+        for column in table.columns:
+            cell = row.cells.get(column, TableCell())
+            if (it := cell.summary) is None:
+                writer.writerow([*about, column, "", "", 0, "", "", *("" for _ in table.details)])
+                continue
+            shown = [f"{x:.4f}" if isinstance(x, float) else x for x in (it.mean, it.std, it.n, *it.interval)]
+            known = {"networks_per_set": range_of(*cell.networks), "seen": "true" if cell.seen else "false"}
+            known |= cell.details
+            writer.writerow([*about, column, *shown, *(known[name] for name in table.details)])
+    return out.getvalue()
+
+
+def to_latex(table: Table) -> str:
+    """A LaTeX ``table`` with booktabs: numbers aligned at ±, and all scaled down where it is too wide."""
+    lines = [
+        r"% Needs \usepackage{booktabs} and \usepackage{graphicx}.",
+        r"\begin{table}[htbp]",
+        r"\centering",
+        rf"\caption{{{_latex(table.title)}}}",
+        rf"\label{{tab:{re.sub(r'[^A-Za-z0-9.:-]', '-', table.name)}}}",
+    ]
+    if table.rows:
+        lines += [r"\sbox0{%", *_tabular(table), "}%"]
+        lines.append(r"\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi")
+    lines.append(r"\par\medskip\begin{minipage}{\linewidth}\footnotesize\setlength{\parskip}{2pt}")
+    lines += [rf"{_latex(note)}\par" for note in (*table.header, *table.notes)]
+    return "\n".join([*lines, r"\end{minipage}", r"\end{table}", ""])
+
+
+def _tabular(table: Table) -> list[str]:
+    """The lines of the tabular: a column of LaTeX per name of a row, and two per number."""
+    head = [_latex(name) for name in table.row_names]
+    head += [rf"\multicolumn{{2}}{{c}}{{{_latex(column)}}}" for column in table.columns]
+    lines = [
+        rf"\begin{{tabular}}{{{'l' * len(table.row_names)}{'r@{}l' * len(table.columns)}}}",
+        r"\toprule",
+        rf"{' & '.join(head)} \\",
+        r"\midrule",
+    ]
+    for row in table.rows:
+        about = [_latex(text) for text in row.about]
+        body = [_halves(row.cells.get(column)) for column in table.columns]
+        # An empty group, because \\ and \midrule would take a [ or * that follows for their own.
+        lines.append(rf"{{}}{' & '.join([*about, *body])} \\")
+    return [*lines, r"\bottomrule", r"\end{tabular}"]
+
+
+def _halves(cell: TableCell | None) -> str:
+    """A number's two columns: up to what is aligned, and the rest; one across both where it has no parts."""
+    before, after = _parts(cell)
+    if not after:
+        return rf"\multicolumn{{2}}{{c}}{{{_latex(before)}}}"
+    halves = [_latex(before), _latex(after)]
+    if cell and cell.bold:
+        halves = [rf"\textbf{{{text}}}" for text in halves]
+    return f"{halves[0]} & ~{halves[1]}"
+
+
+def _latex(text: str) -> str:
+    """Text with what is special to LaTeX escaped, and what stands between backticks in typewriter."""
+    parts = ["".join(_LATEX.get(each, each) for each in part) for part in _CODE.split(text)]
+    for i, part in enumerate(parts):
+        # Two hyphens would become a dash, and the hyphen before a number is a minus.
+        parts[i] = rf"\texttt{{{part.replace('--', '-{}-')}}}" if i % 2 else _MINUS.sub("$-$", part)
+    return "".join(parts)
+
+
+def to_html(table: Table) -> str:
+    """One ``<table>``, title and header its caption, the notes at its foot; it needs no style sheet."""
+    header = "".join(f"<p>{_html(note)}</p>" for note in table.header)
+    lines = ["<table>", f"<caption><strong>{_html(table.title)}</strong>{header}</caption>"]
+    if table.rows:
+        head = [f'<th scope="col">{_html(name)}</th>' for name in table.row_names]
+        head += [f'<th scope="col" {_RIGHT}>{_html(column)}</th>' for column in table.columns]
+        lines += ["<thead>", f"<tr>{''.join(head)}</tr>", "</thead>", f"<tbody {_NUMBERS}>"]
+        for row in table.rows:
+            body = [f'<th scope="row" {_LEFT}>{_html(text)}</th>' for text in row.about]
+            body += [f"<td>{_html_cell(row.cells.get(column))}</td>" for column in table.columns]
+            lines.append(f"<tr>{''.join(body)}</tr>")
+        lines.append("</tbody>")
+    if table.notes:
+        notes = "".join(f"<p>{_html(note)}</p>" for note in table.notes)
+        width = max(1, len(table.row_names) + len(table.columns))
+        lines += ["<tfoot>", f'<tr><td colspan="{width}">{notes}</td></tr>', "</tfoot>"]
+    return "\n".join([*lines, "</table>", ""])
+
+
+_LEFT, _RIGHT = (f'style="text-align: {side}"' for side in ("left", "right"))
+_NUMBERS = 'style="text-align: right; white-space: nowrap"'
+
+
+def _html_cell(cell: TableCell | None) -> str:
+    text = html.escape(_text(cell))
+    return f"<strong>{text}</strong>" if cell and cell.bold else text
+
+
+def _html(text: str) -> str:
+    """Text with what is special to HTML escaped, and what stands between backticks as code."""
+    return _CODE.sub(r"<code>\1</code>", html.escape(text))
+
+
+def _markdown(cell: TableCell | None) -> str:
+    return f"**{_text(cell)}**" if cell and cell.bold else _text(cell)
+
+
+def _text(cell: TableCell | None) -> str:
+    """A number as every form but CSV says it."""
+    return " ".join(part for part in _parts(cell) if part)
+
+
+def _parts(cell: TableCell | None) -> tuple[str, str]:
+    """A number as text: up to where LaTeX aligns it, and the rest; the rest is empty where there is none."""
+    cell = cell or TableCell()
+    if (it := cell.summary) is None:
+        return cell.missing, ""
+    if cell.text is not None:
+        return cell.text, f"({it.n})"
+    mark, places = SEEN if cell.seen else "", cell.decimals
+    if cell.difference:
+        low, high = it.interval
+        between = "" if low is None else f"[{low:.{places}f}, {high:.{places}f}] "
+        return f"{it.mean:+.{places}f}{mark}", f"{between}({it.n})"
+    spread = "" if it.std is None else f"± {it.std:.{places}f} "
+    return f"{it.mean:.{places}f}{mark}", f"{spread}({it.n})"
+
+
+#: How a table is printed, by the name of the format.
+FORMATS: dict[str, Callable[[Table], str]] = {
+    "md": to_markdown,
+    "csv": to_csv,
+    "latex": to_latex,
+    "html": to_html,
+}
