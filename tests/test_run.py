@@ -274,11 +274,14 @@ def test_a_bug_in_a_stage_is_no_failed_cell(run, tmp_path, monkeypatch):
 
 
 class StubSettings(PluginSettings):
-    label = "Stub"
+    row_label = property(lambda self: "Stub")
 
 
 class Stub:
     """Wants dark images: the gradient of half their square is the images themselves."""
+
+    def __init__(self, settings, networks, mean, std):
+        assert not networks
 
     def backward(self, images, labels):
         images.grad = images.detach().clone()
@@ -288,7 +291,8 @@ class Stub:
 @pytest.fixture
 def pair(monkeypatch, tmp_path):
     """From a share rho to (plain cell, cell with the stub, their evaluations, the dataset)."""
-    monkeypatch.setitem(PLUGINS, "stub", PluginEntry(StubSettings, lambda settings, artifacts: Stub()))
+    entry = PluginEntry(f"{__name__}:StubSettings", f"{__name__}:Stub")
+    monkeypatch.setitem(PLUGINS, "stub", entry)
 
     def make(rho) -> tuple[Opened, list, list, data.Dataset]:
         tiny = suite(plugin=["none", {"name": "stub", "rho": rho}])
