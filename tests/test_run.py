@@ -271,8 +271,6 @@ def test_a_bug_in_a_stage_is_no_failed_cell(run, tmp_path, monkeypatch):
 
 
 # With and without a plug-in.
-
-
 class StubSettings(PluginSettings):
     row_label = property(lambda self: "Stub")
 
@@ -280,8 +278,7 @@ class StubSettings(PluginSettings):
 class Stub:
     """Wants dark images: the gradient of half their square is the images themselves."""
 
-    def __init__(self, settings, networks, mean, std):
-        assert not networks
+    def __init__(self, *made_of): ...
 
     def backward(self, images, labels):
         images.grad = images.detach().clone()
@@ -291,8 +288,7 @@ class Stub:
 @pytest.fixture
 def pair(monkeypatch, tmp_path):
     """From a share rho to (plain cell, cell with the stub, their evaluations, the dataset)."""
-    entry = PluginEntry(f"{__name__}:StubSettings", f"{__name__}:Stub")
-    monkeypatch.setitem(PLUGINS, "stub", entry)
+    monkeypatch.setitem(PLUGINS, "stub", PluginEntry(f"{__name__}:StubSettings", f"{__name__}:Stub"))
 
     def make(rho) -> tuple[Opened, list, list, data.Dataset]:
         tiny = suite(plugin=["none", {"name": "stub", "rho": rho}])
