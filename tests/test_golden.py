@@ -110,7 +110,7 @@ def of_every_method(folder):
 
 
 def _held(row):
-    """Of a cell with a plug-in only the loss before it acted: its narrow networks differ with thread counts."""
+    """Of a cell with a plug-in the loss before it acted: its narrow networks differ with thread counts."""
     if row["cell"]["kind"] == "distil" and "plugin" in row["result"]:
         return {"first_loss": row["result"]["first_loss"]}
     return row["result"]
