@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from test_tables import TAGS as EVALUATED
 
 import bench
 from bench.errors import UserError
@@ -16,16 +17,8 @@ from bench.results import Results
 from bench.spec import Spec, TableSpec, validated
 
 SPEC = TableSpec(title="Memory", kind="memory", rows=["dataset", "ipc", "method"])
-TAGS = {
-    "dataset": "cifar10",
-    "protocol": "authors",
-    "recipe": "dsa",
-    "method": "DM",
-    "plugin": "none",
-    "ipc": 1,
-    "distilled_on": "convnet",
-    "seed": 0,
-}
+EVALUATION = ("network", "evaluation_seed", "seen")
+TAGS = {name: value for name, value in EVALUATED.items() if name not in EVALUATION}
 METADD = {"plugin": "metadd", "method": "DM + MetaDD", "distilled_on": "convnet+vgg11"}
 GLAD = {"of": "glad", "method": "GLaD (DM), untrained generator"}
 COLUMNS = ("alone", "+ MetaDD", "difference (MetaDD)", "+ GLaD", "difference (GLaD)", "ratio")
