@@ -8,6 +8,9 @@ from typing import Annotated
 
 import typer
 
+#: Exit statuses: cells that failed, a user's mistake, a time limit that was reached.
+FAILED, MISTAKE, OUT_OF_TIME = 1, 2, 4
+
 
 class DeviceName(StrEnum):
     """Where to run."""
