@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import bench
-from bench.cli import TableFormat
+from bench.options import TableFormat
 from bench.formats import FORMATS, to_html, to_latex, to_markdown
 from bench.results import Results
 from bench.spec import read
