@@ -24,7 +24,7 @@ DEFAULT = PLUGINS["metadd"].settings().networks
 #: Dataset, classes, image side, real images per class, IPC.
 TASKS = {"cifar10": (10, 32, 5000, 10), "tiny-imagenet": (200, 64, 500, 50)}
 #: Inner pieces that repeat, shortened; tests/test_mtt_memory.py and test_dc_runs.py show that the peak stays.
-SHORT = {"dc": {"inner": 1}, "dm": {}, "mtt": {"syn_steps": 4, "pixels": "normalised"}, "sre2l": {}}
+SHORT = {"dc": {"inner": 2}, "dm": {}, "mtt": {"syn_steps": 4, "pixels": "normalised"}, "sre2l": {}}
 
 
 def data_of(task):
