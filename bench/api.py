@@ -239,6 +239,8 @@ def table(spec: Spec, suite: str, results: Results, names: Sequence[str]) -> lis
         elif asked.kind == "memory":
             made.append(memorytable.memory_table(name, asked, memorytable.frame(rows), header))
         else:
+            if asked.primary is None:
+                asked = asked.model_copy(update={"primary": spec.suites[suite].primary})
             made.append(accuracy_table(name, asked, frame(rows), header))
     return made
 

@@ -117,27 +117,6 @@ class Analysis(_Strict):
     temperature: float = Field(0.1, ge=0.02, le=10, description="of a map's softmax, for the divergence")
 
 
-class Suite(_Strict):
-    """A grid of cells, and the tables and figures that are made of it."""
-
-    title: str
-    note: str = Field("", description="what is reduced, and whatever a reader of the table must know")
-    protocol: Literal["authors", "common"]
-    dataset: str
-    network: str = Field(description="the network that methods distil with")
-    ipc: OneOrMore[Annotated[int, Field(ge=1, strict=True)]] = [1]
-    plugin: OneOrMore[PluginOrText] = [NamedPlugin(name="none")]
-    teacher: dict[str, Any] = Field(
-        {}, description="who recovers images and gives soft labels (SRe2L), where not the default"
-    )
-    seeds: Seeds = [0]
-    evaluate: Evaluation
-    grid: list[Block] = Field(min_length=1)
-    analyse: Analysis | None = None
-    tables: list[str] = []
-    figures: list[str] = []
-
-
 class Primary(_Strict):
     """A primary comparison: the name of a row with a plug-in, and its other tags where several go by it."""
 
@@ -157,6 +136,30 @@ class Primary(_Strict):
 
 
 PrimaryOrText = Annotated[Primary, BeforeValidator(_primary)]
+
+
+class Suite(_Strict):
+    """A grid of cells, and the tables and figures that are made of it."""
+
+    title: str
+    note: str = Field("", description="what is reduced, and whatever a reader of the table must know")
+    protocol: Literal["authors", "common"]
+    dataset: str
+    network: str = Field(description="the network that methods distil with")
+    ipc: OneOrMore[Annotated[int, Field(ge=1, strict=True)]] = [1]
+    plugin: OneOrMore[PluginOrText] = [NamedPlugin(name="none")]
+    teacher: dict[str, Any] = Field(
+        {}, description="who recovers images and gives soft labels (SRe2L), where not the default"
+    )
+    seeds: Seeds = [0]
+    evaluate: Evaluation
+    grid: list[Block] = Field(min_length=1)
+    analyse: Analysis | None = None
+    tables: list[str] = []
+    figures: list[str] = []
+    primary: list[PrimaryOrText] | None = Field(
+        None, max_length=MOST_PRIMARY, description="what its tables of accuracy test that declare nothing"
+    )
 
 
 class TableSpec(_Strict):

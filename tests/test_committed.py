@@ -40,6 +40,16 @@ def accuracies(method, ipc, network, recipe="dsa", suite="cifar10-cpu"):
     return [row["result"]["accuracy"] for row in sorted(found, key=lambda row: row["tags"]["seed"])]
 
 
+def test_what_is_tested_is_what_the_suite_declares():
+    spec, results = read(), Results(RESULTS / "cifar10-cpu")
+    (table,) = bench.table(spec, "cifar10-cpu", results, ["cross-architecture"])
+    declared = spec.suites["cifar10-cpu"].primary
+    told = [note for note in table.notes if note.endswith("Pairs needed: 8.") or "(no result yet; 8" in note]
+    assert len(told) == len(declared) == 5
+    for each in declared:
+        assert any(each.method.removesuffix(" + MetaDD") in note for note in told)
+
+
 @pytest.mark.parametrize("suite", SUITES)
 def test_tables_are_those_of_the_rows(suite):
     spec = read()
