@@ -19,6 +19,7 @@ from bench.walk import Report, Watcher, collect, to_make
 
 if TYPE_CHECKING:
     from bench.estimate import Estimates
+    from bench.spec import TableSpec
     from bench.tables import Table
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -79,8 +80,8 @@ def open_suite(
     add_methods(method_paths)
     spec = read(tables)
     found = find_suite(spec, suite)
-    kept = Results(_folder(results / suite, "--results"))
-    opened = Store(_folder(store, "--store"), kept)
+    kept = Results(checked_folder(results / suite, "--results"))
+    opened = Store(checked_folder(store, "--store"), kept)
 
     def identify(name: str) -> Dataset:
         seen = data.identify(name, data_dir)
@@ -113,6 +114,8 @@ def run(
     checkpoint_every: float = 30.0,
     watcher: Watcher | None = None,
     command: str = "python",
+    memory: str | None = None,
+    fit_check: bool = True,
 ) -> Report:
     """Make the suite's missing cells, then write its rows, tables and figures to its results folder.
 
@@ -124,18 +127,29 @@ def run(
         checkpoint_every: seconds between two checkpoints of a cell.
         watcher: who is told how it goes.
         command: what the rows' provenance says was run.
+        memory: a size such as ``24GiB``: what is estimated to take more is not distilled; by default what a
+            GPU has, and no limit on a CPU.
+        fit_check: whether anything is estimated at all.
 
     Raises:
         UserError: something is misspelt, missing, damaged or impossible.
     """
+    from bench.fit import parse_size
+
+    limit = None if memory is None else parse_size(memory)
+    if limit is not None and not fit_check:
+        raise UserError("--memory and --no-fit-check contradict each other: leave one out")
     collect(opened.whole, opened.store)  # a damaged row is named before anything is made
     missing = to_make(opened.plan, opened.store)
     watcher = watcher or Silent()
     if missing:
         from bench import runner
-        from bench.device import choose
+        from bench.device import choose, memory_of
 
-        options = runner.Options(data_dir, choose(device), command, time_limit, checkpoint_every)
+        chosen = choose(device)
+        if limit is None and fit_check:
+            limit = memory_of(chosen)
+        options = runner.Options(data_dir, chosen, command, time_limit, checkpoint_every, limit)
         report = runner.run(opened.plan, opened.store, options, watcher)
     else:
         watcher.begin(len(opened.plan), len(opened.plan))
@@ -157,17 +171,24 @@ def publish(opened: Opened) -> None:
             opened.results.keep(row["key"], [path for path in paths if path is not None])
     changed = opened.results.write(rows)
     suite = opened.spec.suites[opened.name]
-    from bench.files import write_text
-    from bench.formats import to_csv, to_markdown
-
-    for made in table(opened.spec, opened.name, opened.results, suite.tables):
-        folder = opened.results.folder / "tables"
-        write_text(folder / f"{made.name}.md", to_markdown(made))
-        write_text(folder / f"{made.name}.csv", to_csv(made))
+    write_tables(opened.spec, opened.name, opened.results, suite.tables)
     for name in suite.figures:
         file = opened.results.folder / f"figures/{name}.png"
         if changed or not file.exists():
             plot(opened.spec, opened.name, opened.results, name, file)
+
+
+def write_tables(spec: Spec, suite: str, results: Results, names: Sequence[str]) -> list[Table]:
+    """Make tables of a suite anew, in its results folder."""
+    from bench.files import write_text
+    from bench.formats import to_csv, to_markdown
+
+    found = table(spec, suite, results, names)
+    for made in found:
+        folder = results.folder / "tables"
+        write_text(folder / f"{made.name}.md", to_markdown(made))
+        write_text(folder / f"{made.name}.csv", to_csv(made))
+    return found
 
 
 def status(opened: Opened) -> dict[str, dict[State, int]]:
@@ -225,11 +246,17 @@ def table(spec: Spec, suite: str, results: Results, names: Sequence[str]) -> lis
     Raises:
         UserError: there is no such table, or a row is damaged.
     """
-    from bench import memorytable, meta
+    from bench import memorytable, meta, published, timetable
     from bench.tables import accuracy_table, frame, pretrained, suite_header
 
+    def beside(asked: TableSpec) -> published.Beside | None:
+        about = find_suite(spec, suite)
+        numbers = published.planned(about, published.read()) if about.published else None
+        return None if numbers is None else published.Beside(numbers, asked, about.protocol)
+
     header = (*suite_header(suite, find_suite(spec, suite)), *pretrained(results.rows.values()))
-    made = []
+    made: list[Table] = []
+    measures = results.measures.rows.values()
     for name in names:
         if name not in spec.tables:
             raise UserError(f"no table {name!r}; {near(name, list(spec.tables))}")
@@ -237,11 +264,13 @@ def table(spec: Spec, suite: str, results: Results, names: Sequence[str]) -> lis
         if asked.kind == "meta-features":
             made.append(meta.meta_table(name, asked, meta.frame(rows), header))
         elif asked.kind == "memory":
-            made.append(memorytable.memory_table(name, asked, memorytable.frame(rows), header))
+            made.append(memorytable.memory_table(name, asked, memorytable.frame(rows), header, measures))
+        elif asked.kind == "time":
+            made.append(timetable.time_table(name, asked, rows, header, measures))
         else:
             if asked.primary is None:
                 asked = asked.model_copy(update={"primary": spec.suites[suite].primary})
-            made.append(accuracy_table(name, asked, frame(rows), header))
+            made.append(accuracy_table(name, asked, frame(rows), header, beside(asked)))
     return made
 
 
@@ -251,12 +280,18 @@ def plot(spec: Spec, suite: str, results: Results, name: str, file: Path) -> boo
     Raises:
         UserError: there is no such figure, or a row is damaged.
     """
-    from bench import camplots
+    from bench import accuracyplots, camplots, costplots
     from bench.plots import distilled, panels
 
     if name not in spec.figures:
         raise UserError(f"no figure {name!r}; {near(name, list(spec.figures))}")
     asked = spec.figures[name]
+    if asked.kind in accuracyplots.DRAW:
+        from bench.tables import frame
+
+        return accuracyplots.DRAW[asked.kind](asked, frame(results.rows.values()), f"Suite {suite}.", file)
+    if asked.kind in costplots.DRAW:
+        return costplots.DRAW[asked.kind](asked, results, f"Suite {suite}.", file)
     note = f"Suite {suite}. First seed of each set; values clamped to [0, 1] for display."
     if asked.kind == "cams":
         shown = camplots.panels(asked, results.rows.values(), results)
@@ -268,7 +303,12 @@ def plot(spec: Spec, suite: str, results: Results, name: str, file: Path) -> boo
     return bool(shown)
 
 
-def _folder(path: Path, option: str) -> Path:
+def checked_folder(path: Path, option: str) -> Path:
+    """A folder that is there or can be made.
+
+    Raises:
+        UserError: a file is in the way; the message names the option.
+    """
     there = next(place for place in (path, *path.absolute().parents) if place.exists())
     if not there.is_dir():
         raise UserError(f"{option} {path}: the file {there} is in the way; a folder is needed")

@@ -18,7 +18,7 @@ from bench.data import Identity, parse
 
 #: Raised whenever a stage (or what it shares with others: augmentation, networks, seeds, training) gives
 #: other results for equal cells. ``tests/test_golden.py`` fails until it is.
-VERSIONS = {"analyse": 1, "distil": 1, "evaluate": 1, "pretrain": 1, "relabel": 1}
+VERSIONS = {"analyse": 1, "distil": 1, "evaluate": 1, "measure": 1, "pretrain": 1, "relabel": 1}
 
 #: The ``images`` of an evaluate cell that trains on the whole real training set.
 WHOLE_TRAINING_SET = "train"
@@ -189,6 +189,26 @@ class AnalyseCell(Cell):
     def needs(self) -> tuple[str, ...]:
         """The cells of the set, and the networks."""
         return (*(i for i in self.images if i != TEST_IMAGES), *self.networks)
+
+
+@dataclass(frozen=True, eq=False)
+class MeasureCell(Cell):
+    """What a cell of another kind takes, in memory and time, over some updates; nothing that it makes."""
+
+    kind: ClassVar[Literal["measure"]] = "measure"
+
+    #: The measured cell's value, without seeds, numbers and parts, and with the shapes of what it uses where
+    #: that has keys: nothing needs to be trained (:func:`bench.measures.value_of`).
+    of: Mapping[str, Any]
+    #: The kind of the measured cell.
+    what: Literal["distil", "pretrain", "relabel"]
+    #: From shapes alone, or executed.
+    how: Literal["estimate", "run"]
+    #: The kind of device; of an estimate, as on which.
+    device: Literal["cpu", "cuda"]
+    #: Updates that are timed, after those of the warm-up.
+    updates: int
+    warmup: int
 
 
 def _cells(uses: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import typer
 
 from bench.errors import CellFailure, UserError
 from bench.options import FAILED, MISTAKE
-from bench.verbs import drawing, measure, names, running, sets
+from bench.verbs import check, cost, drawing, export, measure, names, packing, report, running, sets
 
 app = typer.Typer(
     add_completion=False,
@@ -24,6 +24,12 @@ for verb in (
     sets.evaluate,
     drawing.table,
     drawing.plot,
+    report.report,
+    export.export,
+    check.check,
+    cost.cost,
+    packing.pack,
+    packing.unpack,
 ):
     app.command(name=verb.__name__.rstrip("_"))(verb)
 

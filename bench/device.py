@@ -44,6 +44,11 @@ def keep_freed_memory() -> None:
         mallopt(m_trim_threshold, -1)
 
 
+def memory_of(device: torch.device) -> int | None:
+    """The bytes of memory that a GPU has; None for a CPU."""
+    return torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else None
+
+
 def images_per_forward(device: torch.device, size: int) -> int:
     """The most images of ``size`` pixels a side that one forward without a graph is given.
 

@@ -7,27 +7,26 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from baselines import METHODS
 from bench import standins
 from bench.cells import DatasetId, DistilCell, canonical
-from bench.data import Dataset
+from bench.data import Dataset, Identity
 from bench.device import images_with_graph
 from bench.errors import CellFailure
 from bench.fit import Fit, changed, fit, knobs_of
 from bench.holders import Holder, count_by_holder
+from bench.measures import ABOUT, rows
 from bench.plan import Dataset as PlannedDataset
 from bench.plan import Plan, plan
+from bench.shortened import few_pieces
 from bench.spec import Suite
 from bench.standins import StandIns
 
 MIB = 2**20
-#: What tells rows apart, and how the output calls it.
-ABOUT = {"dataset": "Dataset", "method": "Method", "ipc": "IPC", "distilled_on": "Distilled on"}
 #: The methods that train a network for some epochs between two updates.
 _TRAINING = ("dc", "dsa", "glad(dc)")
 #: So many epochs of it are enough: from the second step on, the gradient of the one before is there too.
@@ -75,6 +74,16 @@ class Estimates:
     rows: Iterator[Estimate]
 
 
+class Keeper(Protocol):
+    """Who keeps what was estimated."""
+
+    def known(self, cell: DistilCell) -> dict[Holder, int] | None:
+        """A cell's bytes by holder, where they are kept."""
+
+    def keep(self, cell: DistilCell, holders: Mapping[Holder, int], trouble: str | None) -> None:
+        """Keep a cell's bytes by holder, or why there are none."""
+
+
 class Estimator:
     """Estimates of the distil cells of a plan.
 
@@ -82,10 +91,17 @@ class Estimator:
         plan: the cells, and what makes what they use.
         datasets: their shapes (:func:`bench.standins.dataset`).
         device: as where, ``cpu`` or ``cuda``; a GPU is given larger batches.
+        keeper: who keeps them; nobody by default.
     """
 
-    def __init__(self, plan: Plan, datasets: Mapping[DatasetId, Dataset], device: str) -> None:
-        self._plan, self._datasets, self.device = plan, datasets, device
+    def __init__(
+        self,
+        plan: Plan,
+        datasets: Mapping[DatasetId, Dataset],
+        device: str,
+        keeper: Keeper | None = None,
+    ) -> None:
+        self._plan, self._datasets, self.device, self._keeper = plan, datasets, device, keeper
         self._device = torch.device(device)
         self._stand_ins = StandIns(plan)
         self._known: dict[str, dict[Holder, int]] = {}
@@ -99,13 +115,24 @@ class Estimator:
         """
         key = canonical({**cell.value, "seed": 0, "part": 0})
         if key not in self._known:
-            mode = FakeTensorMode()
-            used = self._stand_ins.used(cell, mode)
-            with mode:
-                self._known[key] = count_by_holder(
-                    shortened(cell), self._datasets[cell.dataset], self._device, used
-                )
+            kept = self._keeper.known(cell) if self._keeper else None
+            self._known[key] = self._estimated(cell) if kept is None else kept
         return self._known[key]
+
+    def _estimated(self, cell: DistilCell) -> dict[Holder, int]:
+        mode, found, trouble = FakeTensorMode(), dict[Holder, int](), None
+        try:
+            used = self._stand_ins.used(cell, mode)
+            dataset = self._datasets[cell.dataset]
+            with mode, few_pieces(dataset):
+                found = count_by_holder(shortened(cell), dataset, self._device, used)
+        except CellFailure as failure:
+            trouble = str(failure)
+            raise
+        finally:
+            if self._keeper and (found or trouble):
+                self._keeper.keep(cell, found, trouble)
+        return found
 
     def rows(self, only: Mapping[str, str], limit: int | None = None) -> Iterator[Estimate]:
         """One estimate per row, in the plan's order: of the first seed, and of the part that takes most.
@@ -114,37 +141,29 @@ class Estimator:
             only: what the plan was narrowed by; a cell may be in rows besides.
             limit: bytes of memory to fit into.
         """
-        for about, cells in self._rows(only).items():
-            yield self._row(dict(zip(ABOUT, about, strict=True)), cells, limit)
+        for tags, cells in rows(self._plan, only):
+            yield self._row({tag: tags[tag] for tag in ABOUT}, cells, limit)
 
     def _row(self, about: Mapping[str, Any], cells: Sequence[DistilCell], limit: int | None) -> Estimate:
         try:
-            largest = max(cells, key=lambda cell: sum(self.holders(cell).values()))
+            largest = max(cells, key=self._peak)
             found = Estimate(about, self.holders(largest))
-            if limit is None:
-                return found
-            counts = self._datasets[largest.dataset].train.counts
-            chunk = images_with_graph(self._device, largest.dataset.size)
-            knobs = knobs_of(largest, max(counts), chunk)
-            return replace(found, fit=fit(found.peak, knobs, self._peak, limit))
+            return found if limit is None else replace(found, fit=self.fit(largest, limit))
         except CellFailure as failure:
             return Estimate(about, {}, str(failure))
 
+    def fit(self, cell: DistilCell, limit: int) -> Fit:
+        """Whether a cell fits into ``limit`` bytes, and what would make it fit.
+
+        Raises:
+            CellFailure: as :meth:`holders`.
+        """
+        counts = self._datasets[cell.dataset].train.counts
+        chunk = images_with_graph(self._device, cell.dataset.size)
+        return fit(self._peak(cell), knobs_of(cell, max(counts), chunk), self._peak, limit)
+
     def _peak(self, cell: DistilCell) -> int:
         return sum(self.holders(cell).values())
-
-    def _rows(self, only: Mapping[str, str]) -> dict[tuple[Any, ...], list[DistilCell]]:
-        """The cells of each row: of its first seed."""
-        rows: dict[tuple[Any, ...], dict[int, list[DistilCell]]] = {}
-        for item in self._plan:
-            cell = item.cell
-            if not isinstance(cell, DistilCell) or not METHODS[cell.method].settings.learns:
-                continue
-            for tags in item.all_tags:
-                if all(str(tags[tag]) == value for tag, value in only.items() if tag in tags):
-                    seeds = rows.setdefault(tuple(tags[tag] for tag in ABOUT), {})
-                    seeds.setdefault(cell.seed, []).append(cell)
-        return {about: next(iter(seeds.values())) for about, seeds in rows.items()}
 
 
 def estimates(
@@ -156,18 +175,39 @@ def estimates(
     data_dir: Path | None = None,
 ) -> Estimates:
     """The estimates of a suite; see :func:`bench.api.estimate`."""
-    datasets: dict[DatasetId, Dataset] = {}
+    planned, identities = without_data(suite, spec, data_dir)
+    cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    return estimated(planned, identities, only, "cuda" if cuda else "cpu", limit)
+
+
+def estimated(
+    planned: Plan,
+    identities: Mapping[DatasetId, Identity],
+    only: Mapping[str, str],
+    device: Literal["cpu", "cuda"],
+    limit: int | None = None,
+    keeper: Keeper | None = None,
+) -> Estimates:
+    """The estimates of a plan that was made :func:`without_data`."""
+    datasets = {name: standins.dataset(identity) for name, identity in identities.items()}
+    narrowed = planned.only(only) if only else planned
+    estimator = Estimator(narrowed, datasets, device, keeper)
+    return Estimates(planned.suite, device, limit, estimator.rows(only, limit))
+
+
+def without_data(
+    suite: str, spec: Suite, data_dir: Path | None = None
+) -> tuple[Plan, dict[DatasetId, Identity]]:
+    """A suite's plan, for which the official datasets need not be there; and what its datasets are."""
+    identities: dict[DatasetId, Identity] = {}
 
     def identify(name: str) -> PlannedDataset:
         seen = standins.identify(name, data_dir)
         found = PlannedDataset(DatasetId.of(seen), seen.spec, min(seen.train), min(seen.test))
-        datasets[found.id] = standins.dataset(seen)
+        identities[found.id] = seen
         return found
 
-    planned = plan(suite, spec, identify)
-    cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-    estimator = Estimator(planned.only(only) if only else planned, datasets, "cuda" if cuda else "cpu")
-    return Estimates(suite, estimator.device, limit, estimator.rows(only, limit))
+    return plan(suite, spec, identify), identities
 
 
 def shortened(cell: DistilCell) -> DistilCell:

@@ -33,8 +33,8 @@ class Fit:
     value: int | None = None
 
 
-def parse_size(text: str) -> int:
-    """Bytes of ``24GiB``, ``11 GB`` or ``0.5MiB``.
+def parse_size(text: str, option: str = "--memory") -> int:
+    """Bytes of ``24GiB``, ``11 GB`` or ``0.5MiB``, given for this option.
 
     Raises:
         UserError: the text is no size above 0.
@@ -42,7 +42,7 @@ def parse_size(text: str) -> int:
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?|\.[0-9]+) ?([KMGT]i?B)", text.strip())
     size = float(match[1]) * _UNITS.get(match[2], 0) if match else 0
     if size < 1:
-        raise UserError(f"--memory {text}: a size such as 24GiB is expected; units: {', '.join(_UNITS)}")
+        raise UserError(f"{option} {text}: a size such as 24GiB is expected; units: {', '.join(_UNITS)}")
     return int(size)
 
 

@@ -6,7 +6,7 @@ import csv
 import html
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from bench.tables import MISSING, SEEN, Table, TableCell, range_of
 
@@ -44,22 +44,26 @@ def to_markdown(table: Table) -> str:
     for note in table.header:
         lines += [note, ""]
     if table.rows:
-        names = len(table.row_names)
         body = [[*row.about, *(_markdown(row.cells.get(c)) for c in table.columns)] for row in table.rows]
-        body = [[text.replace("|", "\\|") for text in line] for line in body]
-        head = [*table.row_names, *table.columns]
-        widths = [max(3, *(len(line[i]) for line in [head, *body])) for i in range(len(head))]
-        rule = ["-" * w if i < names else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
-        for line in [head, rule, *body]:
-            padded = [
-                text.ljust(w) if i < names else text.rjust(w)
-                for i, (text, w) in enumerate(zip(line, widths, strict=True))
-            ]
-            lines.append(f"| {' | '.join(padded)} |")
-        lines.append("")
+        lines += [*grid([*table.row_names, *table.columns], body, len(table.row_names)), ""]
     for note in table.notes:
         lines += [note, ""]
     return "\n".join(lines)
+
+
+def grid(head: Sequence[str], body: Sequence[Sequence[str]], names: int) -> list[str]:
+    """The lines of an aligned Markdown table: the first ``names`` columns are to the left."""
+    body = [[text.replace("|", "\\|") for text in line] for line in body]
+    widths = [max(3, *(len(line[i]) for line in [head, *body])) for i in range(len(head))]
+    rule = ["-" * w if i < names else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
+    lines = []
+    for line in [head, rule, *body]:
+        padded = [
+            text.ljust(w) if i < names else text.rjust(w)
+            for i, (text, w) in enumerate(zip(line, widths, strict=True))
+        ]
+        lines.append(f"| {' | '.join(padded)} |")
+    return lines
 
 
 def to_csv(table: Table) -> str:
@@ -78,8 +82,10 @@ def to_csv(table: Table) -> str:
             if (it := cell.summary) is None:
                 writer.writerow([*about, column, "", "", 0, "", "", *("" for _ in table.details)])
                 continue
-            shown = [f"{x:.4f}" if isinstance(x, float) else x for x in (it.mean, it.std, it.n, *it.interval)]
-            known = {"networks_per_set": range_of(*cell.networks), "seen": "true" if cell.seen else "false"}
+            size = it.n or None  # None: a paper's, which is not known
+            shown = [f"{x:.4f}" if isinstance(x, float) else x for x in (it.mean, it.std, size, *it.interval)]
+            per_set = range_of(*cell.networks) if cell.networks[1] else ""
+            known = {"networks_per_set": per_set, "seen": "true" if cell.seen else "false", "source": ""}
             known |= cell.details
             writer.writerow([*about, column, *shown, *(known[name] for name in table.details)])
     return out.getvalue()
@@ -142,19 +148,19 @@ def _latex(text: str) -> str:
 
 def to_html(table: Table) -> str:
     """One ``<table>``, title and header its caption, the notes at its foot; it needs no style sheet."""
-    header = "".join(f"<p>{_html(note)}</p>" for note in table.header)
-    lines = ["<table>", f"<caption><strong>{_html(table.title)}</strong>{header}</caption>"]
+    header = "".join(f"<p>{html_text(note)}</p>" for note in table.header)
+    lines = ["<table>", f"<caption><strong>{html_text(table.title)}</strong>{header}</caption>"]
     if table.rows:
-        head = [f'<th scope="col">{_html(name)}</th>' for name in table.row_names]
-        head += [f'<th scope="col" {_RIGHT}>{_html(column)}</th>' for column in table.columns]
+        head = [f'<th scope="col">{html_text(name)}</th>' for name in table.row_names]
+        head += [f'<th scope="col" {_RIGHT}>{html_text(column)}</th>' for column in table.columns]
         lines += ["<thead>", f"<tr>{''.join(head)}</tr>", "</thead>", f"<tbody {_NUMBERS}>"]
         for row in table.rows:
-            body = [f'<th scope="row" {_LEFT}>{_html(text)}</th>' for text in row.about]
+            body = [f'<th scope="row" {_LEFT}>{html_text(text)}</th>' for text in row.about]
             body += [f"<td>{_html_cell(row.cells.get(column))}</td>" for column in table.columns]
             lines.append(f"<tr>{''.join(body)}</tr>")
         lines.append("</tbody>")
     if table.notes:
-        notes = "".join(f"<p>{_html(note)}</p>" for note in table.notes)
+        notes = "".join(f"<p>{html_text(note)}</p>" for note in table.notes)
         width = max(1, len(table.row_names) + len(table.columns))
         lines += ["<tfoot>", f'<tr><td colspan="{width}">{notes}</td></tr>', "</tfoot>"]
     return "\n".join([*lines, "</table>", ""])
@@ -165,20 +171,20 @@ _NUMBERS = 'style="text-align: right; white-space: nowrap"'
 
 
 def _html_cell(cell: TableCell | None) -> str:
-    text = html.escape(_text(cell))
+    text = html.escape(number_text(cell))
     return f"<strong>{text}</strong>" if cell and cell.bold else text
 
 
-def _html(text: str) -> str:
+def html_text(text: str) -> str:
     """Text with what is special to HTML escaped, and what stands between backticks as code."""
     return _CODE.sub(r"<code>\1</code>", html.escape(text))
 
 
 def _markdown(cell: TableCell | None) -> str:
-    return f"**{_text(cell)}**" if cell and cell.bold else _text(cell)
+    return f"**{number_text(cell)}**" if cell and cell.bold else number_text(cell)
 
 
-def _text(cell: TableCell | None) -> str:
+def number_text(cell: TableCell | None) -> str:
     """A number as every form but CSV says it."""
     return " ".join(part for part in _parts(cell) if part)
 
@@ -196,7 +202,7 @@ def _parts(cell: TableCell | None) -> tuple[str, str]:
         between = "" if low is None else f"[{low:.{places}f}, {high:.{places}f}] "
         return f"{it.mean:+.{places}f}{mark}", f"{between}({it.n})"
     spread = "" if it.std is None else f"± {it.std:.{places}f} "
-    return f"{it.mean:.{places}f}{mark}", f"{spread}({it.n})"
+    return f"{it.mean:.{places}f}{mark}", f"{spread}({it.n or '?'})"
 
 
 #: How a table is printed, by the name of the format.

@@ -29,7 +29,8 @@ from bench.errors import UserError, near
 from bench.needs import TEACHER, Needs, checked_network
 from bench.networks.names import parse as parse_network
 from bench.recipes import Recipe, SoftRecipe
-from bench.spec import Block, NamedPlugin, Suite, explain
+from bench.spec import Block, NamedPlugin, Suite
+from bench.validation import explain
 from metadd import PLUGINS, PluginSettings
 
 #: The row of the whole training set: nothing is distilled, its images are the dataset's own.

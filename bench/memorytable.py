@@ -8,22 +8,29 @@ from typing import Any
 
 import pandas as pd
 
-from bench import pairs
+from bench import overhead, pairs
+from bench.overhead import COLUMNS, NOT_MEASURED, OF_SETS, Overhead
 from bench.spec import TableSpec
-from bench.stats import paired, summarise
-from bench.tables import NAMES, Table, TableCell, TableRow, row_tags, text_of
+from bench.tables import NAMES, Table, TableCell, TableRow, row_tags
 
 #: What is measured, by its name in a row's cost, and how the table says it.
 _MEASURES = {
     "peak_live_bytes": "the peak of live tensor bytes, counted on a CPU in two updates",
     "peak_allocated_bytes": "the peak of what PyTorch allocated on a GPU, over the whole distillation",
 }
-_COLUMNS = ("alone", "+ MetaDD", "difference (MetaDD)", "+ GLaD", "difference (GLaD)", "ratio")
 _DETAILS = ("percent_of_alone", "measure")
-_METADD, _GLAD = "metadd", "glad"
-_NOT_MEASURED = TableCell(missing="not measured")
-#: What tells sets apart, and with ``seed`` one set of a row from another.
-_SET = ["dataset", "ipc", "protocol", "method", "plugin", "distilled_on", "cell_method"]
+#: With measures beside the runs: where a row's numbers come from, and what a GPU took.
+_FROM = "From"
+_DEVICES = {"cpu": "CPU", "cuda": "GPU"}
+_ON_GPU = tuple(f"{column} (GPU)" for column in OF_SETS)
+#: Where numbers come from, from the first choice on.
+_RUNS, _COUNTED, _AS_GPU, _AS_CPU, _GPU = (
+    "runs",
+    "measured on a CPU",
+    "estimate, as on a GPU",
+    "estimate, as on a CPU",
+    "measured on a GPU",
+)
 
 
 def frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
@@ -34,23 +41,24 @@ def frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     largest part of the set. Left out are sets that lack a part yet, and those that no update was made for.
     """
     parts = [
-        {tag: tags[tag] for tag in (*_SET[:-1], "seed")}
+        {tag: tags[tag] for tag in (*overhead.SET[:-1], "seed")}
         | {"cell_method": row["cell"]["method"], "key": row["key"], "images": row["cell"]["ipc"]}
         | {"device": row["provenance"]["device"]}
         | {name: row["cost"].get(name) for name in _MEASURES}
         for row in rows
         if row["current"] and row["cell"]["kind"] == "distil" and row["cost"]["updates"]
         for tags in (row["tags"], *row.get("also", ()))
-        if tags["plugin"] in (pairs.NONE, _METADD)
+        if tags["plugin"] in (pairs.NONE, overhead.METADD)
     ]
     if not parts:
         return pd.DataFrame()
-    one = [*_SET, "seed"]
+    one = [*overhead.SET, "seed"]
     found = pd.DataFrame(parts).drop_duplicates([*one, "key"])  # evaluated by several recipes
     found = found.astype(dict.fromkeys(_MEASURES, "float64"))
     sets = found.groupby(one, sort=False, dropna=False).agg(
         images=("images", "sum"),
         device=("device", "first"),
+        keys=("key", tuple),
         **{name: (name, _largest) for name in _MEASURES},
     )
     sets = sets.reset_index()
@@ -62,123 +70,120 @@ def _largest(peaks: pd.Series[float]) -> float:
     return float(peaks.max(skipna=False))
 
 
-def memory_table(name: str, spec: TableSpec, distilled: pd.DataFrame, header: Sequence[str] = ()) -> Table:
+def memory_table(
+    name: str,
+    spec: TableSpec,
+    distilled: pd.DataFrame,
+    header: Sequence[str] = (),
+    measures: Iterable[Mapping[str, Any]] = (),
+) -> Table:
     """Peak memory of each method in MiB: alone, with MetaDD, under GLaD, and what these two add to it.
 
-    A CPU's count and a GPU's peak are never mixed: the one that more sets have is shown.
+    A CPU's count and a GPU's peak are never mixed. Of runs alone, the one that more sets have is shown; with
+    ``measures``, the count or the estimate, and beside it what a GPU allocated.
+
+    Args:
+        name: the table's.
+        spec: what it declares.
+        distilled: the sets of runs (:func:`frame`).
+        header: what stands before it.
+        measures: rows of measures.
     """
+    if not (measured := overhead.measured(measures)).empty:
+        return _side_by_side(name, spec, distilled, measured, header)
     empty = Table(name, spec.title, tuple(header), notes=("No finished distillation yet.",), details=_DETAILS)
     if distilled.empty:
         return empty
     measure = max(_MEASURES, key=lambda each: distilled[each].count())
-    data = distilled[distilled[measure].notna()]
+    data = _of(distilled, measure)
     if data.empty:
         return empty
-    data = data.assign(column=data["plugin"], mib=data[measure] / 2**20)
     by = row_tags(spec, data[data["plugin"] == pairs.NONE])
     by += [] if "method" in by else ["method"]
     rows = []
     under: dict[str, None] = {}
-    for row, alone, plugged in _pairs(data, by):
-        glad = _under_glad(data, row, alone)
-        if glad is not None:
-            under[glad["method"].iloc[0]] = None
-        about = {**row, "method": _name(row)}
-        cells = _cells(_by_seed(alone), _by_seed(plugged), _by_seed(glad), row["cell_method"])
-        cells = {column: _with_measure(cell, measure) for column, cell in cells.items()}
-        rows.append(TableRow(tuple(text_of(about[tag]) for tag in by), cells))
+    for found in overhead.overheads(data, by, _mib):
+        under |= _generator(found)
+        cells = {column: _with_measure(cell, measure) for column, cell in found.cells.items()}
+        rows.append(TableRow(found.about(by), cells))
     header = (*header, _measured(measure, data))
     notes = (*_notes(under), *_left_out(len(distilled) - len(data)))
     names = tuple(NAMES[tag] for tag in by)
-    return Table(name, spec.title, header, names, _COLUMNS, tuple(rows), notes, _DETAILS)
+    return Table(name, spec.title, header, names, COLUMNS, tuple(rows), notes, _DETAILS)
 
 
-_Found = tuple["pd.Series[Any]", pd.DataFrame | None, pd.DataFrame | None]
-
-
-def _pairs(data: pd.DataFrame, by: Sequence[str]) -> Iterator[_Found]:
-    """What each row is about (one of its sets), and its sets without and with MetaDD.
-
-    A method with several variants of MetaDD has a row for each. Variants whose method has no row alone come
-    last.
-    """
-    plain, plugged = (data[(data["plugin"] == pairs.NONE) == there] for there in (True, False))
-    variants = [group for _, group in plugged.groupby(_SET, sort=False, dropna=False)]
-    partners = [pairs.without(data, variant.iloc[0]) for variant in variants]
-    for _, alone in plain.groupby(list(by), sort=False, dropna=False):
-        mine = [
-            variant
-            for variant, partner in zip(variants, partners, strict=True)
-            if partner is not None and partner.index[0] in alone.index
-        ]
-        for variant in mine:
-            yield variant.iloc[0], alone, variant
-        if not mine:
-            yield alone.iloc[0], alone, None
-    for variant, partner in zip(variants, partners, strict=True):
-        if partner is None:
-            yield variant.iloc[0], None, variant
-
-
-def _under_glad(data: pd.DataFrame, row: pd.Series[Any], alone: pd.DataFrame | None) -> pd.DataFrame | None:
-    """The sets of a method under GLaD, without a plug-in; of several generators, with the smallest peak."""
-    glad = _GLAD if row["cell_method"] == "dm" else f"{_GLAD}({row['cell_method']})"
-    same = (data["cell_method"] == glad) & (data["plugin"] == pairs.NONE)
-    same &= (data["dataset"] == row["dataset"]) & (data["ipc"] == row["ipc"])
-    if alone is not None:
-        same &= data["distilled_on"] == alone["distilled_on"].iloc[0]
-    found = [group for _, group in data[same].groupby(_SET, sort=False, dropna=False)]
-    return min(found, key=lambda group: float(group["mib"].mean()), default=None)
-
-
-def _name(row: pd.Series[Any]) -> str:
-    """The method's name, and behind it the plug-in's where that is a variant of MetaDD."""
-    label = pairs.plugin_label(row)
-    return (
-        row["without"] if row["plugin"] == pairs.NONE or label == "MetaDD" else f"{row['without']}: {label}"
+def _side_by_side(
+    name: str, spec: TableSpec, distilled: pd.DataFrame, measured: pd.DataFrame, header: Sequence[str]
+) -> Table:
+    """The table with measures: of each row the count or estimate that has most, and a GPU's peaks."""
+    sources = _sources(distilled, measured)
+    there = pd.concat([data for data in sources.values() if not data.empty] or [pd.DataFrame()])
+    if there.empty:
+        notes = ("No memory was measured yet.", *_trouble(measured))
+        return Table(name, spec.title, tuple(header), notes=notes, details=_DETAILS)
+    by = row_tags(spec, there[there["plugin"] == pairs.NONE])
+    by += [] if "method" in by else ["method"]
+    blocks = {source: overhead.by_about(data, by, _mib) for source, data in sources.items()}
+    rows = []
+    under: dict[str, None] = {}
+    for about, (source, found) in overhead.fullest(blocks).items():
+        under |= _generator(found)
+        measure = "peak_allocated_bytes" if source == _GPU else "peak_live_bytes"
+        cells = {column: _with_measure(cell, measure) for column, cell in found.cells.items()}
+        gpu, estimate = (blocks[each].get(about) for each in (_GPU, _AS_GPU))
+        for column, shown in zip(OF_SETS, _ON_GPU, strict=True):
+            cells[shown] = _with_measure(_on_gpu(column, gpu, estimate), "peak_allocated_bytes")
+        rows.append(TableRow((*about, source), cells))
+    gpus = sorted(sources[_GPU]["device"].unique()) if not sources[_GPU].empty else []
+    header = (
+        *header,
+        "Memory in MiB: the peak of live tensor bytes, counted while updates ran or estimated.",
     )
+    notes = (*_notes(under), _gpu_note(gpus), *_trouble(measured))
+    names = (*(NAMES[tag] for tag in by), _FROM)
+    return Table(name, spec.title, header, names, (*COLUMNS, *_ON_GPU), tuple(rows), notes, _DETAILS)
 
 
-def _by_seed(sets: pd.DataFrame | None) -> dict[int, float]:
-    return {} if sets is None else dict(zip(sets["seed"], sets["mib"], strict=True))
+def _sources(distilled: pd.DataFrame, measured: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The sets of each source, with their peaks; of GPUs those of the model that most are of."""
+    live, allocated = _MEASURES
+    run, cpu = measured["how"] == "run", measured["kind"] == "cpu"
+    gpu = [_of(measured[run & ~cpu], allocated), *([_of(distilled, allocated)] if len(distilled) else [])]
+    # A set that was measured by itself counts, and not its run.
+    devices = overhead.of_most(pd.concat(gpu)).drop_duplicates([*overhead.SET, "seed"])
+    return {
+        _RUNS: _of(distilled, live) if len(distilled) else distilled,
+        _COUNTED: _of(measured[run & cpu], live),
+        _AS_GPU: _of(measured[~run & ~cpu], live),
+        _AS_CPU: _of(measured[~run & cpu], live),
+        _GPU: devices.reset_index(drop=True),
+    }
 
 
-def _cells(
-    alone: Mapping[int, float], plugged: Mapping[int, float], glad: Mapping[int, float], method: str
-) -> dict[str, TableCell]:
-    """A row's cells, from the peaks by seed."""
-    found = [_peak(alone), _peak(plugged), _added(plugged, alone), _peak(glad), _added(glad, alone)]
-    found.append(_ratio(alone, plugged, glad))
-    if method.partition("(")[0] == _GLAD:
-        found[3:] = [TableCell()] * 3  # GLaD under GLaD is nothing
-    return dict(zip(_COLUMNS, found, strict=True))
+def _of(sets: pd.DataFrame, measure: str) -> pd.DataFrame:
+    """The sets that a measure is known of, in MiB."""
+    there = sets[sets[measure].notna()]
+    return there.assign(column=there["plugin"], value=there[measure] / 2**20)
 
 
-def _peak(by_seed: Mapping[int, float]) -> TableCell:
-    summary = summarise(list(by_seed.values()))
-    return TableCell(summary, text=f"{summary.mean:.1f}") if summary else _NOT_MEASURED
+def _on_gpu(column: str, device: Overhead | None, estimate: Overhead | None) -> TableCell:
+    """A GPU's peak, and how many times the estimate that is."""
+    if device is None:
+        return NOT_MEASURED
+    cell, expected = device.cells[column], estimate.cells[column].summary if estimate else None
+    if cell.summary is None or expected is None:
+        return cell
+    return replace(cell, text=f"{cell.text}, ×{cell.summary.mean / expected.mean:.2f}")
 
 
-def _added(peaks: Mapping[int, float], alone: Mapping[int, float]) -> TableCell:
-    """What is added to a method alone, of the seeds that have both."""
-    summary = paired(peaks, alone)
-    base = summarise([alone[seed] for seed in peaks if seed in alone])
-    if summary is None or base is None:
-        return _NOT_MEASURED
-    percent = 100 * summary.mean / base.mean
-    text = f"{summary.mean:+.1f}, {percent:+.1f}%"
-    return TableCell(summary, difference=True, text=text, details={"percent_of_alone": f"{percent:.4f}"})
+def _mib(value: float) -> str:
+    return f"{value:.1f}"
 
 
-def _ratio(alone: Mapping[int, float], plugged: Mapping[int, float], glad: Mapping[int, float]) -> TableCell:
-    """What MetaDD adds over what GLaD adds, of the seeds that have all three."""
-    seeds = [seed for seed in alone if seed in plugged and seed in glad]
-    if not seeds:
-        return _NOT_MEASURED
-    if any(glad[seed] <= alone[seed] for seed in seeds):
-        return TableCell()
-    summary = summarise([(plugged[seed] - alone[seed]) / (glad[seed] - alone[seed]) for seed in seeds])
-    return TableCell(summary, text=f"{summary.mean:.2f}" if summary else None)
+def _generator(found: Overhead) -> dict[str, None]:
+    """The name of the row that stands for GLaD, if one does."""
+    glad = found.sets[2]
+    return {} if glad is None else {glad["method"].iloc[0]: None}
 
 
 def _with_measure(cell: TableCell, measure: str) -> TableCell:
@@ -201,6 +206,22 @@ def _notes(under: Iterable[str]) -> tuple[str, ...]:
     glad = "“+ GLaD”: the same method under GLaD, with the generator that makes the smallest peak"
     named = "; ".join(under)
     return (numbers, f"{glad}: {named}.") if named else (numbers,)
+
+
+def _gpu_note(gpus: Sequence[str]) -> str:
+    where = f" ({', '.join(gpus)})" if gpus else ""
+    return (
+        f"“{_FROM}” says where a row's numbers come from, but for those of a GPU. “(GPU)”: the peak of what "
+        f"PyTorch allocated on a GPU{where}, and behind × over the estimate as on a GPU, where there is one."
+    )
+
+
+def _trouble(measured: pd.DataFrame) -> Iterator[str]:
+    """What could not be measured, and why."""
+    for _, each in measured[measured["trouble"].notna()].iterrows():
+        means = "estimated" if each["how"] == "estimate" else f"measured on a {_DEVICES[each['kind']]}"
+        about = f"{each['dataset']}, {each['method']}, IPC {each['ipc']}"
+        yield f"{about} could not be {means}: {each['trouble']}."
 
 
 def _left_out(count: int) -> tuple[str, ...]:

@@ -40,7 +40,8 @@ def frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     for row in rows:
         if row["current"] and row["cell"]["kind"] == "analyse":
             numbers = {each.key: each.times * row["result"][each.key] for each in _MEASURES}
-            flat.append({**row["tags"], **numbers, "cell": row["cell"], "result": row["result"]})
+            about = {"key": row["key"], "cell": row["cell"], "result": row["result"]}
+            flat.append({**row["tags"], **numbers, **about})
     found = pd.DataFrame(flat)
     return found.astype({"ipc": "Int64"}) if flat else found  # real images have none
 
@@ -69,7 +70,9 @@ def meta_table(name: str, spec: TableSpec, analyses: pd.DataFrame, header: Seque
 
 def _cells(group: pd.DataFrame) -> dict[str, TableCell]:
     return {
-        _column(role, each): TableCell(summarise(part[each.key].tolist()), decimals=each.decimals)
+        _column(role, each): TableCell(
+            summarise(part[each.key].tolist()), decimals=each.decimals, keys=tuple(part["key"])
+        )
         for role, part in group.groupby("role", sort=False)
         for each in _MEASURES
     }
@@ -79,12 +82,21 @@ def _differences(group: pd.DataFrame, data: pd.DataFrame) -> dict[str, TableCell
     """With the plug-in minus without it, of the seeds that have both; nothing where nothing has both."""
     return {
         _column(role, each): TableCell(
-            paired(_by_seed(part, each), _by_seed(plain, each)), difference=True, decimals=each.decimals
+            paired(_by_seed(part, each), _by_seed(plain, each)),
+            difference=True,
+            decimals=each.decimals,
+            keys=_of_both(part, plain),
         )
         for role, part in group.groupby("role", sort=False)
         if (plain := pairs.without(data, part.iloc[0])) is not None
         for each in _MEASURES
     }
+
+
+def _of_both(part: pd.DataFrame, plain: pd.DataFrame) -> tuple[str, ...]:
+    """The keys of two groups of rows, of the seeds that both have."""
+    pairs_of = ((part, plain), (plain, part))
+    return tuple(key for one, other in pairs_of for key in one.loc[one["seed"].isin(other["seed"]), "key"])
 
 
 def _by_seed(part: pd.DataFrame, measure: _Measure) -> dict[int, float]:

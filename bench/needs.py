@@ -17,7 +17,7 @@ from bench.errors import UserError
 from bench.files import content
 from bench.networks.names import parse as parse_network
 from bench.pixels import check_zca
-from bench.spec import explain
+from bench.validation import explain
 
 #: The need that the suite's ``teacher`` says more about.
 TEACHER = "teacher"

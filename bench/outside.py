@@ -15,8 +15,8 @@ from bench import data, recipes
 from bench.cells import DatasetId, EvaluateCell
 from bench.errors import UserError, near
 from bench.networks.names import parse
-from bench.spec import explain
 from bench.stats import Summary, summarise
+from bench.validation import explain
 
 
 @dataclass(frozen=True)

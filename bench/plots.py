@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from bench.figurestyle import BODY, DPI, NOTE, QUIET, TITLE, save, style, text_width, wrapped
 from bench.results import PLATE, Results
 from bench.spec import FigureSpec
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Everything is laid out on whole pixels of the PNG, so that an image's pixels stay squares of one size.
-_DPI = 160
 _IMAGE = 64  # pixels that an image is shown at
 _STEP = _IMAGE + 2  # from one image to the next
 _MARGIN = 14
@@ -30,7 +30,6 @@ _LINE = 22  # of text
 _HEADER_LINE = 32
 _WIDEST = 1800  # where a new row of panels begins
 _NARROWEST = 560
-_BODY, _TITLE, _NOTE = 8.0, 10.0, 6.5  # font sizes, points
 _LONGEST_NAME = 24
 _COLOURS = 256  # of a PNG
 _LOOK_AT = 4  # a PNG's colours are chosen by every so many pixels of a row, of every so many rows
@@ -110,23 +109,22 @@ def distilled(spec: FigureSpec, shown: Sequence[Panel], note: str, file: Path) -
     Writes ``file`` (its suffix, png, svg or pdf, says the format), without dates, so that equal sets give
     equal bytes.
     """
-    import matplotlib as mpl
     from matplotlib.figure import Figure
 
     shelves = list(_shelves(shown))
     width = max(_NARROWEST, *(_MARGIN + sum(slot.width for slot in shelf) for shelf in shelves))
-    header = _wrapped(spec.title, width - 2 * _MARGIN, _TITLE, "bold")
-    footer = _wrapped(note, width - 2 * _MARGIN, _NOTE)
+    header = wrapped(spec.title, width - 2 * _MARGIN, TITLE, "bold")
+    footer = wrapped(note, width - 2 * _MARGIN, NOTE)
     tops = [max(slot.top for slot in shelf) for shelf in shelves]
     heights = [
         top + max(slot.height for slot in shelf) + _BETWEEN for top, shelf in zip(tops, shelves, strict=True)
     ]
     height = 2 * _MARGIN + len(header) * _HEADER_LINE + sum(heights) + len(footer) * _LINE
-    with mpl.rc_context({"svg.hashsalt": "metadd-bench", "font.family": "DejaVu Sans"}):
-        figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
+    with style():
+        figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
         text = partial(_text, figure)
         for i, line in enumerate(header):
-            text(_MARGIN, _MARGIN + i * _HEADER_LINE, line, size=_TITLE, weight="bold", va="top")
+            text(_MARGIN, _MARGIN + i * _HEADER_LINE, line, size=TITLE, weight="bold", va="top")
         y = _MARGIN + len(header) * _HEADER_LINE
         for shelf, top, tall in zip(shelves, tops, heights, strict=True):
             x = _MARGIN
@@ -135,15 +133,14 @@ def distilled(spec: FigureSpec, shown: Sequence[Panel], note: str, file: Path) -
                 x += slot.width
             y += tall
         for i, line in enumerate(footer):
-            text(_MARGIN, y + i * _LINE, line, size=_NOTE, color="0.35", va="top")
-        file.parent.mkdir(parents=True, exist_ok=True)
+            text(_MARGIN, y + i * _LINE, line, size=NOTE, color=QUIET, va="top")
         if file.suffix == ".png":
             drawn = BytesIO()
-            figure.savefig(drawn, format="png", dpi=_DPI)
+            figure.savefig(drawn, format="png", dpi=DPI)
+            file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(_fewer_colours(drawn.getvalue()))
         else:
-            undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-            figure.savefig(file, dpi=_DPI, metadata=undated[file.suffix])
+            save(figure, file)
 
 
 def _fewer_colours(png: bytes) -> bytes:
@@ -164,7 +161,7 @@ def _fewer_colours(png: bytes) -> bytes:
     indices = nearest[places].astype(np.uint8).reshape(pixels.shape[:2])
     indexed, reduced = Image.fromarray(indices, "L"), BytesIO()
     indexed.putpalette(palette.astype(np.uint8).tobytes())
-    indexed.save(reduced, "PNG", optimize=True, dpi=(_DPI, _DPI))
+    indexed.save(reduced, "PNG", optimize=True, dpi=(DPI, DPI))
     return min(png, reduced.getvalue(), key=len)
 
 
@@ -200,12 +197,12 @@ class _Slot:
     @property
     def left(self) -> int:
         """Pixels that the class names take."""
-        return max((_width(name, _BODY) for name in self.names), default=-8) + 8
+        return max((text_width(name, BODY) for name in self.names), default=-8) + 8
 
     @property
     def head(self) -> int:
         """Pixels that the heads of the columns take above the images; they are written upwards."""
-        return max((_width(head, _NOTE) + 8 for head in self.panel.heads), default=0)
+        return max((text_width(head, NOTE) + 8 for head in self.panel.heads), default=0)
 
     @property
     def top(self) -> int:
@@ -214,7 +211,7 @@ class _Slot:
 
     @property
     def width(self) -> int:
-        wide = max(int(self.panel.images.shape[1]) * _STEP, *(_width(line, _BODY) for line in self.title))
+        wide = max(int(self.panel.images.shape[1]) * _STEP, *(text_width(line, BODY) for line in self.title))
         return self.left + wide + _BETWEEN
 
     @property
@@ -225,13 +222,13 @@ class _Slot:
         """Draw it with the top left corner of names and images at this pixel; the title goes above."""
         text, left = partial(_text, figure), x + self.left
         for i, line in enumerate(reversed(self.title)):
-            text(left, y - self.head - 6 - i * _LINE, line, size=_BODY, va="baseline")
+            text(left, y - self.head - 6 - i * _LINE, line, size=BODY, va="baseline")
         for i, head in enumerate(self.panel.heads):
             above = {"ha": "center", "va": "bottom", "rotation": 90}
-            text(left + i * _STEP + _IMAGE // 2, y - 4, head, size=_NOTE, **above)
+            text(left + i * _STEP + _IMAGE // 2, y - 4, head, size=NOTE, **above)
         for i, name in enumerate(self.names):
-            text(left - 8, y + i * _STEP + _IMAGE // 2, name, size=_BODY, ha="right", va="center")
-        wide, (full_width, full_height) = self.panel.images.shape[1] * _STEP, figure.get_size_inches() * _DPI
+            text(left - 8, y + i * _STEP + _IMAGE // 2, name, size=BODY, ha="right", va="center")
+        wide, (full_width, full_height) = self.panel.images.shape[1] * _STEP, figure.get_size_inches() * DPI
         axes = figure.add_axes(
             (
                 left / full_width,
@@ -266,7 +263,7 @@ def _title(panel: Panel) -> tuple[str, ...]:
     lines: list[str] = []
     for columns in (2, 3, 4, 6):
         room = max(int(panel.images.shape[1]), columns) * _STEP
-        lines = [line for text in panel.title for line in _wrapped(text, room, _BODY)]
+        lines = [line for text in panel.title for line in wrapped(text, room, BODY)]
         if len(lines) <= len(panel.title) + 2:
             break
     return tuple(lines)
@@ -278,27 +275,5 @@ def _short(name: str) -> str:
 
 def _text(figure: Figure, x: float, y: float, text: str, **how: Any) -> None:
     """Write at a pixel counted from the top left; ``$`` is a letter like any other."""
-    width, height = figure.get_size_inches() * _DPI
+    width, height = figure.get_size_inches() * DPI
     figure.text(x / width, 1 - y / height, text, parse_math=False, **how)
-
-
-def _wrapped(text: str, width: int, size: float, weight: str = "normal") -> list[str]:
-    """Lines of ``text`` no wider than this, cut between words only."""
-    lines: list[str] = []
-    for word in text.split():
-        if lines and _width(f"{lines[-1]} {word}", size, weight) <= width:
-            lines[-1] += f" {word}"
-        else:
-            lines.append(word)
-    return lines
-
-
-def _width(text: str, size: float, weight: str = "normal") -> int:
-    """The width of a line in pixels."""
-    from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import text_to_path
-
-    points, _, _ = text_to_path.get_text_width_height_descent(
-        text, FontProperties(family="DejaVu Sans", size=size, weight=weight), ismath=False
-    )
-    return int(points / 72 * _DPI) + 1

@@ -1,7 +1,8 @@
 """A suite's results folder: what is committed, published, and turned into tables without torch.
 
-``RESULTS/<suite>/rows.jsonl`` has one row a line, in the plan's order; ``sets/<key>/`` the artifacts of
-small distilled sets; ``tables/`` and ``figures/`` what was made of them. A row that the suite no longer
+``RESULTS/<suite>/rows.jsonl`` has one row a line, in the plan's order, ``measures.jsonl`` those of measured
+memory and time; ``sets/<key>/`` the artifacts of small distilled sets; ``tables/`` and ``figures/`` what was
+made of them. A row that the suite no longer
 plans (other data, an older version) stays in the file, marked ``"current": false``, and is left out of
 tables: nothing that was measured is thrown away by a run.
 """
@@ -19,6 +20,8 @@ from typing import Any
 from bench.errors import UserError
 from bench.files import write_text
 
+#: The file of a suite's rows, and that of the rows of ``metadd-bench measure``.
+ROWS, MEASURES = "rows.jsonl", "measures.jsonl"
 #: Artifacts of a distil cell larger than this (together) stay in the store only.
 SMALL_SET = 1_250_000
 #: The picture of a distilled set, which figures are made of.
@@ -29,11 +32,26 @@ CAMS = "cams.png"
 _FIELDS = frozenset({"key", "current", "tags", "cell", "result", "cost", "provenance", "artifacts"})
 
 
-class Results:
-    """The results of one suite under ``folder`` (``RESULTS/<suite>``), which need not exist yet."""
+def has_rows(folder: Path) -> bool:
+    """Whether a suite has published any, of its cells or of measures."""
+    return any((folder / file).exists() for file in (ROWS, MEASURES))
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+
+class Results:
+    """The results of one suite under ``folder`` (``RESULTS/<suite>``), which need not exist yet.
+
+    Args:
+        folder: where they are.
+        file: which of the suite's rows: those of its cells, or of :data:`MEASURES`.
+    """
+
+    def __init__(self, folder: Path, file: str = ROWS) -> None:
+        self.folder, self._file = folder, folder / file
+
+    @property
+    def measures(self) -> Results:
+        """The rows of what the suite's cells take, measured by themselves."""
+        return Results(self.folder, MEASURES)
 
     @cached_property
     def rows(self) -> dict[str, dict[str, Any]]:
@@ -42,7 +60,7 @@ class Results:
         Raises:
             UserError: a line is no JSON row.
         """
-        path = self.folder / "rows.jsonl"
+        path = self._file
         rows: dict[str, dict[str, Any]] = {}
         if not path.exists():
             return rows
@@ -72,7 +90,7 @@ class Results:
         others = sorted(key for key in self.rows if key not in rows)
         rows |= {key: {**self.rows[key], "current": False} for key in others}
         lines = [json.dumps(row, sort_keys=True, allow_nan=False) + "\n" for row in rows.values()]
-        path, text = self.folder / "rows.jsonl", "".join(lines)
+        path, text = self._file, "".join(lines)
         if path.exists() and path.read_text(encoding="utf-8") == text:
             return False
         write_text(path, text)

@@ -16,6 +16,7 @@ import torch
 from bench import data
 from bench.cells import AnalyseCell, Cell, DatasetId, DistilCell, EvaluateCell, PretrainCell, RelabelCell
 from bench.errors import CellFailure
+from bench.fitcheck import FitCheck
 from bench.plan import Plan, Planned
 from bench.provenance import provenance
 from bench.stages import Context, Outcome, OutOfTime, analyse, distill, evaluate, pretrain, relabel
@@ -35,6 +36,8 @@ class Options:
     command: str
     time_limit: float | None = None
     checkpoint_every: float = 30.0
+    #: Bytes; what is estimated to take more is not distilled. None is no limit.
+    memory: int | None = None
 
 
 def run(plan: Plan, store: Store, options: Options, watcher: Watcher) -> Report:
@@ -58,6 +61,9 @@ class _Walk:
         self.report = Report(cells=len(plan), hits=len(plan) - len(self.waiting))
         self.datasets = _Datasets(plan.sources, options.data_dir)
         self._check()
+        self.fits = None
+        if options.memory is not None:
+            self.fits = FitCheck(plan, self.datasets.get, options.device, options.memory)
         limit = options.time_limit  # from here on: each run that has time at all gets one step further
         self.deadline = None if limit is None else time.monotonic() + limit
 
@@ -121,7 +127,9 @@ class _Walk:
 
     def _make(self, item: Planned) -> None:
         cell, store, options = item.cell, self.store, self.options
-        with store.workspace(cell) as workspace, _failures():
+        if self.fits is not None and isinstance(cell, DistilCell) and not store.partial(cell).exists():
+            self.fits.check(cell)
+        with store.workspace(cell) as workspace, failures():
             context = Context(
                 dataset=self.datasets.get(cell.dataset),
                 device=options.device,
@@ -153,7 +161,7 @@ def _stage(cell: Cell, context: Context) -> Outcome:
 
 
 @contextlib.contextmanager
-def _failures() -> Iterator[None]:
+def failures() -> Iterator[None]:
     """Running out of memory is a failed cell, not a bug."""
     try:
         yield

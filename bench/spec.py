@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from bench.errors import UserError, near
-
-M = TypeVar("M", bound=BaseModel)
+from bench.unions import with_unions
+from bench.validation import validated
 
 #: So many comparisons of a table are tested at most: with more, more pairs are needed than anybody runs.
 MOST_PRIMARY = 5
@@ -39,6 +39,11 @@ def _named(value: Any) -> Any:
 def _primary(value: Any) -> Any:
     """``DM + MetaDD`` means ``{method: DM + MetaDD}``."""
     return {"method": value} if isinstance(value, str) else value
+
+
+def _as_texts(value: Any) -> Any:
+    """``[1, DM]`` means ``("1", "DM")``; what is no text, number or truth value stays as it is."""
+    return tuple(str(each) if isinstance(each, int | float) else each for each in _as_list(value))
 
 
 T = TypeVar("T")
@@ -92,7 +97,7 @@ class Block(_Strict):
     label: str | None = Field(None, description="the row's name in tables; the method's own by default")
     settings: dict[str, Any] = {}
     protocol: Literal["authors", "common"] | None = None
-    dataset: str | None = None
+    dataset: OneOrMore[str] | None = None
     ipc: OneOrMore[Annotated[int, Field(ge=1, strict=True)]] | None = None
     network: str | None = None
     plugin: OneOrMore[PluginOrText] | None = None
@@ -136,6 +141,10 @@ class Primary(_Strict):
 
 
 PrimaryOrText = Annotated[Primary, BeforeValidator(_primary)]
+Selected = Annotated[tuple[str, ...], BeforeValidator(_as_texts), Field(min_length=1)]
+#: The values, as text, that some tags of a cell have: ``{method: DM, ipc: [1, 10]}``.
+Selection = Annotated[dict[str, Selected], Field(min_length=1)]
+Tag = Literal["dataset", "ipc", "method", "recipe", "network", "distilled_on", "protocol"]
 
 
 class Suite(_Strict):
@@ -144,7 +153,7 @@ class Suite(_Strict):
     title: str
     note: str = Field("", description="what is reduced, and whatever a reader of the table must know")
     protocol: Literal["authors", "common"]
-    dataset: str
+    dataset: OneOrMore[str]
     network: str = Field(description="the network that methods distil with")
     ipc: OneOrMore[Annotated[int, Field(ge=1, strict=True)]] = [1]
     plugin: OneOrMore[PluginOrText] = [NamedPlugin(name="none")]
@@ -155,8 +164,15 @@ class Suite(_Strict):
     evaluate: Evaluation
     grid: list[Block] = Field(min_length=1)
     analyse: Analysis | None = None
+    first: list[Selection] = Field(
+        [],
+        description="what matters most: a run makes the cells of the first selection, then of the second, …",
+    )
     tables: list[str] = []
     figures: list[str] = []
+    published: bool = Field(
+        False, strict=True, description="whether its settings are the authors', so that papers' numbers fit"
+    )
     primary: list[PrimaryOrText] | None = Field(
         None, max_length=MOST_PRIMARY, description="what its tables of accuracy test that declare nothing"
     )
@@ -167,12 +183,13 @@ class TableSpec(_Strict):
 
     Of ``accuracy``, one column per value of ``columns``, and their means; of ``meta-features``, one column
     per measure and role of the networks; of both, a row with the difference that a plug-in makes. Of
-    ``memory``, the peaks of a method alone, with MetaDD and under GLaD, and what these two add.
+    ``memory``, the peaks of a method alone, with MetaDD and under GLaD, and what these two add. Of ``time``,
+    the same in seconds per update, and how long a whole set takes.
     """
 
     title: str
-    kind: Literal["accuracy", "meta-features", "memory"]
-    rows: OneOrMore[Literal["dataset", "ipc", "method", "recipe", "distilled_on", "protocol"]]
+    kind: Literal["accuracy", "meta-features", "memory", "time"]
+    rows: OneOrMore[Tag]
     columns: Literal["network", "dataset", "ipc"] = "network"
     primary: list[PrimaryOrText] | None = Field(
         None,
@@ -180,43 +197,67 @@ class TableSpec(_Strict):
         description="the differences that are tested, by the names of their rows with a plug-in; by default "
         "those of MetaDD, where they are not more than may be",
     )
+    only: Annotated[dict[Tag, Selected], Field(min_length=1)] | None = Field(
+        None, description="the rows that it is about, by their tags; all by default"
+    )
+
+    def is_about(self, tags: Mapping[Any, Any]) -> bool:
+        """Whether a row with these tags is in the table."""
+        return all(str(tags[tag]) in values for tag, values in (self.only or {}).items())
 
     @model_validator(mode="after")
     def _fits(self) -> TableSpec:
         if self.kind != "accuracy":
+            if self.only is not None:
+                raise ValueError(f"only: a table of kind `{self.kind}` is about all rows")
             if "columns" in self.model_fields_set:
                 raise ValueError(f"columns: a table of kind `{self.kind}` has its own")
             if self.primary is not None:
                 raise ValueError(f"primary: differences in a table of kind `{self.kind}` are not tested")
-            if "recipe" in self.rows:
+            if training := {"recipe", "network"}.intersection(self.rows):
                 raise ValueError(
-                    f"rows: `{self.kind}` is about sets and not about training, so it has no recipe"
+                    f"rows: `{self.kind}` is about sets and not about training, so it has no {min(training)}"
                 )
+        if self.columns in self.rows:
+            raise ValueError(f"rows: {self.columns} is what the columns are")
         if any(getattr(each, self.columns, None) is not None for each in self.primary or ()):
             raise ValueError(f"primary: a comparison is over all columns, so it names no {self.columns}")
         return self
 
 
+#: What each kind of figure takes besides its title.
+_FIGURES = {
+    "images": {"columns", "classes"},
+    "cams": {"classes", "networks"},
+    "accuracy-ipc": {"over"},
+    "heatmap": set(),
+    "memory": set(),
+    "memory-scaling": set(),
+    "cost-accuracy": set(),
+}
+
+
 class FigureSpec(_Strict):
-    """A figure made of the pictures that cells leave: ``images`` of distil cells, ``cams`` of analyses."""
+    """A figure: ``images`` and ``cams`` of the pictures that cells leave, others of rows."""
 
     title: str
-    kind: Literal["images", "cams"]
+    kind: Literal["images", "cams", "accuracy-ipc", "heatmap", "memory", "memory-scaling", "cost-accuracy"]
     columns: int = Field(10, ge=1, le=10, description="at most so many images of a class")
     classes: int = Field(10, ge=1, description="at most so many classes")
     networks: Literal["auxiliary", "unseen"] = Field("auxiliary", description="whose maps `cams` shows")
+    over: Literal["networks", "means"] = Field("networks", description="a panel for each; of `accuracy-ipc`")
 
     @model_validator(mode="after")
     def _fits(self) -> FigureSpec:
-        other = "columns" if self.kind == "cams" else "networks"
-        if other in self.model_fields_set:
+        for other in sorted(self.model_fields_set - _FIGURES[self.kind] - {"title", "kind"}):
             raise ValueError(f"{other}: a figure of kind `{self.kind}` takes none")
         return self
 
 
 class Spec(_Strict):
-    """The whole file."""
+    """The whole file; ``extends`` puts it on top of the installation's own."""
 
+    extends: Literal["installed"] | None = None
     suites: dict[str, Suite]
     tables: dict[str, TableSpec] = {}
     figures: dict[str, FigureSpec] = {}
@@ -262,18 +303,12 @@ def read(file: Path | None = None) -> Spec:
         UserError: the file is missing, is no YAML mapping, or says something that is not allowed.
     """
     file = default_file() if file is None else file
-    try:
-        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror}); --tables takes a YAML file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = f", line {mark.line + 1}" if (mark := getattr(error, "problem_mark", None)) else ""
-        problem = getattr(error, "problem", None) or "not UTF-8 text"
-        raise UserError(f"{file}{where}: not YAML ({problem})") from None
-    if not isinstance(content, Mapping):
-        found = type(content).__name__
-        raise UserError(f"{file}: a mapping with `suites`, `tables` and `figures` is expected, not a {found}")
-    spec = validated(Spec, content, str(file))
+    content = _content(file)
+    if content.get("extends") is not None and file != default_file():
+        for part, installed in _content(default_file()).items():
+            own = content.get(part, {})  # whatever is no mapping is refused below
+            content = {**content, part: {**installed, **own} if isinstance(own, Mapping) else own}
+    spec = validated(Spec, with_unions(content, str(file)), str(file))
     for name, suite in spec.suites.items():
         for kind, wanted, there in (
             ("table", suite.tables, spec.tables),
@@ -285,6 +320,22 @@ def read(file: Path | None = None) -> Spec:
     return spec
 
 
+def _content(file: Path) -> Mapping[str, Any]:
+    """What a file says, not yet checked."""
+    try:
+        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror}); --tables takes a YAML file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = f", line {mark.line + 1}" if (mark := getattr(error, "problem_mark", None)) else ""
+        problem = getattr(error, "problem", None) or "not UTF-8 text"
+        raise UserError(f"{file}{where}: not YAML ({problem})") from None
+    if not isinstance(content, Mapping):
+        found = type(content).__name__
+        raise UserError(f"{file}: a mapping with `suites`, `tables` and `figures` is expected, not a {found}")
+    return content
+
+
 def find_suite(spec: Spec, name: str) -> Suite:
     """The suite of this name.
 
@@ -294,50 +345,3 @@ def find_suite(spec: Spec, name: str) -> Suite:
     if name not in spec.suites:
         raise UserError(f"no suite {name!r}; {near(name, list(spec.suites))}")
     return spec.suites[name]
-
-
-def validated(model: type[M], value: Any, where: str) -> M:
-    """``model.model_validate(value)``, with its first error as one line.
-
-    Raises:
-        UserError: ``where``, the place inside it, and what would be right.
-    """
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        raise UserError(explain(error, model, where)) from None
-
-
-def explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
-    """The first error of a validation in one line, with the near keys where a key is unknown."""
-    # A misspelt key is also a missing one; its own error says more.
-    errors = sorted(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
-    first, more = errors[0], len(errors) - 1
-    place = ".".join(str(step) for step in first["loc"])
-    if first["type"] == "extra_forbidden":
-        known = _fields_at(model, first["loc"][:-1])
-        text = f"unknown key; {near(str(first['loc'][-1]), known)}"
-    elif first["type"] == "missing":
-        text = "is missing"
-    else:
-        given = first["input"] if isinstance(first["input"], str | int | float | bool) else None
-        message = first["msg"][0].lower() + first["msg"][1:]
-        text = message + (f", not {given!r}" if given is not None else "")
-    return f"{where}: {place}: {text}" + (f" (and {more} more)" if more else "")
-
-
-def _fields_at(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
-    """The keys allowed at a place in a model, found by walking its annotations."""
-    import typing
-
-    current: Any = model
-    for step in place:
-        if isinstance(current, type) and issubclass(current, BaseModel):
-            if step not in current.model_fields:
-                return []
-            current = current.model_fields[str(step)].annotation
-        else:
-            current = (typing.get_args(current) or (None,))[-1]
-        while typing.get_origin(current) is Annotated or type(None) in typing.get_args(current):
-            current = typing.get_args(current)[0]
-    return list(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else []

@@ -1,4 +1,7 @@
-"""What stands in, where memory is estimated, for what cells use: right in shape, untrained, without data."""
+"""What stands in, where memory is estimated or measured, for what cells use.
+
+Right in shape, untrained, and without data.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import as_strided
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from baselines.defaults.generator import GeneratorSettings
 from baselines.generators import files as generators
 from baselines.generators.compact import CompactGenerator
-from bench import data
-from bench.cells import AUXILIARY, FILE, DatasetId, DistilCell, PretrainCell, canonical
+from bench import data, seeds
+from bench.cells import AUXILIARY, FILE, Cell, DatasetId, DistilCell, PretrainCell, canonical
 from bench.data import Dataset, Identity, Split
 from bench.data.spec import KINDS
 from bench.data.types import offsets_of
@@ -23,6 +27,7 @@ from bench.errors import CellFailure, UserError
 from bench.memory import to_fake
 from bench.networks.build import build, parameters_count
 from bench.plan import Plan
+from bench.real import place
 from bench.zca import ZCA
 from metadd import CAM, Unsuitable
 
@@ -50,26 +55,34 @@ def identify(name: str, data_dir: Path | None = None) -> Identity:
     return Identity(str(spec), "0" * 64, names, size, (train,) * classes, (test,) * classes)
 
 
-def dataset(identity: Identity) -> Dataset:
-    """A dataset of these shapes, all black; it takes no memory."""
+def dataset(identity: Identity, *, noise: bool = False) -> Dataset:
+    """A dataset of these shapes, all black or of random bytes; it takes next to no memory.
+
+    Each image of ``noise`` is the one before it, shifted by a byte.
+    """
     kind = KINDS[data.parse(identity.spec).name]
     splits = []
     for counts in (identity.train, identity.test):
-        images = np.broadcast_to(np.uint8(0), (sum(counts), 3, identity.size, identity.size))
+        shape = (sum(counts), 3, identity.size, identity.size)
+        images = np.broadcast_to(np.uint8(0), shape)
+        if noise:
+            shifted = seeds.rng("stand-in images").integers(0, 256, shape[0] + 3 * shape[2] ** 2)
+            strides = (1, shape[2] ** 2, shape[2], 1)
+            images = as_strided(shifted.astype(np.uint8), shape, strides, writeable=False)
         splits.append(Split(images, offsets_of(counts)))
     about = (identity.spec, identity.content, identity.classes, identity.size)
     return Dataset(*about, kind.mean, kind.std, *splits)
 
 
 class StandIns:
-    """What the distil cells of a plan use; networks of equal settings are built once."""
+    """What the cells of a plan use; networks of equal settings are built once."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._built: dict[str, nn.Module] = {}
 
-    def used(self, cell: DistilCell, mode: FakeTensorMode) -> dict[str, Any]:
-        """What a cell ``uses`` by name, as :func:`bench.artifacts.load` gives it; fakes of ``mode``.
+    def used(self, cell: DistilCell | PretrainCell, where: FakeTensorMode | torch.device) -> dict[str, Any]:
+        """What a cell ``uses`` by name, as :func:`bench.artifacts.load` gives it: fakes, or on a device.
 
         Call it outside of the mode.
 
@@ -77,17 +90,20 @@ class StandIns:
             UserError: a generator from a file cannot be read.
             CellFailure: a network has no class activation map, or cannot take images of this size.
         """
-        return {name: self._one(name, keys, cell, mode) for name, keys in cell.uses.items()}
+        return {name: self.one(name, keys, cell, where) for name, keys in cell.uses.items()}
 
-    def _one(self, name: str, keys: tuple[str, ...], cell: DistilCell, mode: FakeTensorMode) -> Any:
+    def one(self, name: str, keys: tuple[str, ...], cell: Cell, where: FakeTensorMode | torch.device) -> Any:
+        """What a cell uses by this name, of these keys; see :meth:`used`."""
         about = cell.dataset
         if name == "experts":
+            assert isinstance(cell, DistilCell)
             assert cell.network is not None
-            return Vectors(len(keys), parameters_count(cell.network, about.classes, about.size))
+            device = where if isinstance(where, torch.device) else None
+            return Vectors(len(keys), parameters_count(cell.network, about.classes, about.size), device)
         if name == "zca":
             side = 3 * about.size**2
             mean = torch.zeros(3, about.size, about.size)
-            return ZCA(mean, torch.zeros(side, side), torch.zeros(side, side))
+            return ZCA(mean, torch.eye(side), torch.eye(side))
         kind = AUXILIARY if name.startswith(AUXILIARY) else ""
         if keys[0].startswith(FILE):
             key, settings = keys[0], dict[str, Any]()
@@ -100,7 +116,8 @@ class StandIns:
         if key not in self._built:
             with torch.random.fork_rng(devices=[]):
                 self._built[key] = self._build(kind, key, settings, about)
-        return to_fake(mode, self._built[key])
+        built = self._built[key]
+        return built.to(where) if isinstance(where, torch.device) else to_fake(where, built)
 
     def _build(self, kind: str, key: str, settings: Mapping[str, Any], about: DatasetId) -> nn.Module:
         if key.startswith(FILE):
@@ -121,18 +138,25 @@ class StandIns:
             raise CellFailure(str(problem)) from None
 
 
-class Vectors:
-    """Experts (:class:`baselines.base.Experts`) whose parameters are all zero."""
+#: Of random parameters of experts.
+_SCALE = np.float32(0.05)
 
-    def __init__(self, experts: int, parameters: int) -> None:
-        self._experts, self._parameters = experts, parameters
+
+class Vectors:
+    """Experts (:class:`baselines.base.Experts`): of zeros, or of small random numbers on a ``device``."""
+
+    def __init__(self, experts: int, parameters: int, device: torch.device | None = None) -> None:
+        self._experts, self._parameters, self._device = experts, parameters, device
 
     def __len__(self) -> int:
         return self._experts
 
     def parameters(self, expert: int, epoch: int) -> Tensor:
         """A vector [P]; made where it is asked for, so a fake one under a fake mode."""
-        return torch.zeros(self._parameters)
+        if self._device is None:
+            return torch.zeros(self._parameters)
+        drawn = seeds.rng("stand-in expert", expert, epoch).standard_normal(self._parameters, np.float32)
+        return place(torch.from_numpy(_SCALE * drawn), self._device)
 
 
 def _shape(settings: Mapping[str, Any]) -> dict[str, Any]:

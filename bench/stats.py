@@ -16,7 +16,10 @@ _EXACT = 16
 
 @dataclass(frozen=True)
 class Summary:
-    """A sample's mean, standard deviation (n - 1 in the denominator; None where n = 1) and size."""
+    """A sample's mean, standard deviation (n - 1 in the denominator; None where n = 1) and size.
+
+    A size of 0 is one that is not known: a paper's, whose ``std`` may then be missing too.
+    """
 
     mean: float
     std: float | None
@@ -24,8 +27,8 @@ class Summary:
 
     @property
     def interval(self) -> tuple[float | None, float | None]:
-        """The 95% interval of the mean by Student's t; (None, None) where n = 1."""
-        if self.std is None:
+        """The 95% interval of the mean by Student's t; (None, None) where n = 1 or is not known."""
+        if self.std is None or not self.n:
             return None, None
         from scipy.special import stdtrit  # what scipy.stats.t.ppf calls, without a second of imports
 

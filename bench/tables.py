@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -12,6 +12,9 @@ from bench import pairs, verdicts
 from bench.cells import canonical
 from bench.spec import Suite, TableSpec
 from bench.stats import Summary, differences, summarise
+
+if TYPE_CHECKING:
+    from bench.published import Beside
 
 #: What rows are told apart by, and what a table calls it. What differs inside a cell becomes part of the
 #: row's name even where the table does not ask for it: only seeds are ever averaged over.
@@ -26,12 +29,15 @@ NAMES = {
     "test_images": "Test images",
 }
 MISSING = "—"
+WHOLE = "all"
 SEEN = "†"
 _MEAN = "mean"
 #: The columns with means over the networks that some plug-in has looked through, and over the others.
 _ROLES = ("seen", "unseen")
 #: The columns whose primary differences are tested, in this order.
 _TESTED = (_MEAN, "unseen")
+#: What no paper's number is told apart by.
+_NO_PAPERS = ("protocol", "test_images")
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,8 @@ class TableCell:
     missing: str = MISSING
     #: Of the table's ``details``, those that no other field gives.
     details: Mapping[str, str] = field(default_factory=dict)
+    #: The keys of the rows that it was computed from, as a report shows them; none where there is no result.
+    keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,8 @@ class Table:
     notes: tuple[str, ...] = field(default=())
     #: What the CSV form says of a number besides its statistics.
     details: tuple[str, ...] = ("networks_per_set", "seen")
+    #: Those of the notes on its primary comparisons: first how they are tested, then one for each.
+    verdicts: tuple[str, ...] = ()
 
 
 def frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
@@ -139,7 +149,11 @@ def _quality(what: str, made: Sequence[Mapping[str, Any]]) -> str:
 
 
 def accuracy_table(
-    name: str, spec: TableSpec, evaluations: pd.DataFrame, header: Sequence[str] = ()
+    name: str,
+    spec: TableSpec,
+    evaluations: pd.DataFrame,
+    header: Sequence[str] = (),
+    published: Beside | None = None,
 ) -> Table:
     """Test accuracy: mean ± standard deviation over distillation seeds.
 
@@ -147,14 +161,21 @@ def accuracy_table(
     statistics. Behind the columns stands the mean over them, of the seeds that have them all; where they are
     networks, and some rows have a plug-in, also the means over those networks that took part in distilling
     with one, and over the others. Below each row with a plug-in stands what this changes: the difference from
-    the same seeds without it, paired. The primary ones are tested (see :mod:`bench.verdicts`).
+    the same seeds without it, paired. The primary ones are tested (see :mod:`bench.verdicts`). Below these
+    stand the ``published`` numbers, and what ours differ by.
     """
+    if spec.only is not None:
+        evaluations = evaluations[[spec.is_about(row) for row in evaluations.to_dict("records")]]
     if evaluations.empty:
-        return Table(name, spec.title, tuple(header), notes=("No finished evaluation yet.",))
-    data = evaluations.assign(column=evaluations[spec.columns].astype(str))
+        return _nothing_of_ours(name, spec, header, published)
+    data = evaluations.assign(column=evaluations[spec.columns].map(column_of))
     columns = list(data["column"].unique())
     roles = _roles(data, columns) if spec.columns == "network" else {}
     by = row_tags(spec, data)
+    if published and published.columns:
+        apart = row_tags(spec, pd.concat([data, published.tags()]))
+        by += [tag for tag in apart if tag not in (*by, *_NO_PAPERS)]
+        by += [] if "method" in by else ["method"]
     rows: list[TableRow] = []
     changed, gaps = {}, 0
     for _, group in data.groupby(by, sort=False, dropna=False):
@@ -162,6 +183,8 @@ def accuracy_table(
         sets, over = _sets(group), {column: [column] for column in columns} | {_MEAN: columns}
         over |= roles.get((first["dataset"], first["ipc"]), {})
         cells = {shown: _cell(sets, averaged) for shown, averaged in over.items()}
+        if published:
+            cells = published.marked({**first}, cells)
         rows.append(TableRow(tuple(text_of(first[tag]) for tag in by), cells))
         shown = [cells[column].summary for column in columns]
         gaps += sum(sets["seed"].nunique() - it.n for it in shown if it)
@@ -170,12 +193,34 @@ def accuracy_table(
             change = {**first, "method": pairs.change_label(first)}
             changed[len(rows)] = first
             rows.append(TableRow(tuple(text_of(change[tag]) for tag in by), changes))
+        if published:
+            rows += published.under({**first}, cells, by)
+    if published:
+        rows += published.rest(by)
+        columns = list(dict.fromkeys((*columns, *published.columns)))
     names = tuple(NAMES[tag] for tag in by)
     shown_columns = (*columns, _MEAN, *(_ROLES if roles else ()))
     tested = [each for each in _TESTED if each in shown_columns]
     judged, tests = verdicts.judged(rows, changed, tested, spec.primary)
     notes = (_explanation(rows, data, by), *_roles_note(roles), *tests, *_warnings(data, gaps))
-    return Table(name, spec.title, tuple(header), names, shown_columns, judged, notes)
+    if published:
+        notes, details = (*notes, *published.notes()), (*Table.details, "source")
+    else:
+        details = Table.details
+    return Table(name, spec.title, tuple(header), names, shown_columns, judged, notes, details, tests)
+
+
+def _nothing_of_ours(name: str, spec: TableSpec, header: Sequence[str], published: Beside | None) -> Table:
+    """A table with no result: what is published for it."""
+    notes = ["No finished evaluation yet."]
+    by: list[str] = list(dict.fromkeys((*spec.rows, "method")))
+    if not (published and published.columns):
+        return Table(name, spec.title, tuple(header), notes=tuple(notes))
+    by += [tag for tag in row_tags(spec, published.tags()) if tag not in by]
+    columns, rows = tuple(published.columns), tuple(published.rest(by))
+    notes += published.notes()
+    names, details = tuple(NAMES[tag] for tag in by), (*Table.details, "source")
+    return Table(name, spec.title, tuple(header), names, columns, rows, tuple(notes), details)
 
 
 def row_tags(spec: TableSpec, data: pd.DataFrame) -> list[str]:
@@ -212,7 +257,10 @@ def _roles(data: pd.DataFrame, columns: Sequence[str]) -> dict[tuple[Any, Any], 
 def _sets(group: pd.DataFrame) -> pd.DataFrame:
     """One line per column and seed: the mean accuracy of the networks trained on the set, and how many."""
     sets = group.groupby(["column", "seed"], sort=False).agg(
-        accuracy=("accuracy", "mean"), networks=("accuracy", "size"), seen=("seen", "all")
+        accuracy=("accuracy", "mean"),
+        networks=("accuracy", "size"),
+        seen=("seen", "all"),
+        keys=("key", tuple),
     )
     return sets.reset_index()
 
@@ -227,7 +275,8 @@ def _without(data: pd.DataFrame, group: pd.DataFrame) -> pd.DataFrame | None:
 def _cell(sets: pd.DataFrame, columns: Sequence[str], plain: pd.DataFrame | None = None) -> TableCell:
     """The mean over some columns; or its difference from that of ``plain`` sets, by seed."""
     by_seed = _by_seed(sets, columns)
-    values = [*by_seed.values()] if plain is None else differences(by_seed, _by_seed(plain, columns))
+    without = None if plain is None else _by_seed(plain, columns)
+    values = [*by_seed.values()] if without is None else differences(by_seed, without)
     if (summary := summarise(values)) is None:
         return TableCell()
     here = sets[sets["column"].isin(columns)]
@@ -236,7 +285,16 @@ def _cell(sets: pd.DataFrame, columns: Sequence[str], plain: pd.DataFrame | None
     ]
     networks = (min(int(each.min()) for each in counts), max(int(each.max()) for each in counts))
     seen = bool(here["seen"].all())
-    return TableCell(summary, networks, seen, plain is not None, tuple(values) if plain is not None else ())
+    seeds = [seed for seed in by_seed if without is None or seed in without]
+    keys = tuple(key for each in (sets, plain) if each is not None for key in _keys(each, columns, seeds))
+    differing = tuple(values) if plain is not None else ()
+    return TableCell(summary, networks, seen, plain is not None, differing, keys=keys)
+
+
+def _keys(sets: pd.DataFrame, columns: Sequence[str], seeds: Sequence[int]) -> list[str]:
+    """The keys of the evaluations behind some columns and seeds."""
+    found = sets.loc[sets["column"].isin(columns) & sets["seed"].isin(seeds), "keys"]
+    return [key for keys in found for key in keys]
 
 
 def _by_seed(sets: pd.DataFrame, columns: Sequence[str]) -> dict[int, float]:
@@ -253,13 +311,18 @@ def text_of(value: Any) -> str:
     return MISSING if pd.isna(value) else str(value)
 
 
+def column_of(value: Any) -> str:
+    """The column of a tag's value; of the IPC that the whole training set has not, too."""
+    return WHOLE if pd.isna(value) else str(value)
+
+
 def range_of(low: int, high: int) -> str:
     """Two numbers as text, or one where they are equal."""
     return f"{low}" if low == high else f"{low} to {high}"
 
 
 def _explanation(rows: Sequence[TableRow], data: pd.DataFrame, by: Sequence[str]) -> str:
-    cells = [cell for row in rows for cell in row.cells.values() if cell.summary]
+    cells = [cell for row in rows for cell in row.cells.values() if cell.summary and cell.networks[1]]
     low, high = min(cell.networks[0] for cell in cells), max(cell.networks[1] for cell in cells)
     tested = sorted(data["test_images"].dropna().unique()) if "test_images" in data else []
     on = f" on {tested[0]} test images" if len(tested) == 1 and "test_images" not in by else ""
@@ -272,7 +335,7 @@ def _explanation(rows: Sequence[TableRow], data: pd.DataFrame, by: Sequence[str]
     )
     if any(cell.seen for cell in cells):
         text += f" {SEEN}: seen, a network of this architecture took part in distilling."
-    if any(cell.difference for cell in cells):
+    if any(cell.differences for cell in cells):
         text += f" {pairs.NOTE}"
     return text
 

@@ -38,15 +38,18 @@ class Report:
 
 
 def to_make(plan: Plan, store: Store) -> list[Planned]:
-    """What has to be made: unfinished cells, and finished ones whose artifacts are needed and not here."""
-    found: list[Planned] = []
+    """What has to be made: unfinished cells, and finished ones whose artifacts are needed and not here.
+
+    What matters most comes first (:meth:`bench.plan.Plan.by_importance`).
+    """
+    found: set[str] = set()
     needed: set[str] = set()
     for key, item in reversed(list(plan.planned.items())):  # what needs comes after what is needed
         unfinished = store.state(item.cell) != State.FINISHED
         if unfinished or (key in needed and not store.has_artifacts(item.cell)):
-            found.append(item)
+            found.add(key)
             needed.update(item.cell.needs)
-    return found[::-1]
+    return [item for item in plan.by_importance() if item.cell.key in found]
 
 
 def collect(plan: Plan, store: Store) -> list[dict[str, Any]]:

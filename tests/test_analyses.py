@@ -7,7 +7,8 @@ from bench.analyses import REAL
 from bench.cells import DatasetId
 from bench.errors import UserError
 from bench.plan import Dataset, plan
-from bench.spec import Spec, Suite, validated
+from bench.spec import Spec, Suite
+from bench.validation import validated
 
 ANALYSE = {"auxiliary": ["convnet@w8", "vgg11@w8"], "unseen": ["alexnet@w16", "mobilenetv2"]}
 PLUGIN = {"name": "metadd", "networks": ["convnet@w8", "vgg11@w8"]}

@@ -282,7 +282,8 @@ def test_what_cannot_be_estimated_says_why_and_the_others_go_on(measure):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), ["--estimate"]),
+        (("--estimate", "--updates", "3"), ["--updates", "not with --estimate"]),
+        (("--save",), ["--save", "only with --estimate"]),
         (("--estimate", "--memory", "24"), ["--memory 24:", "24GiB"]),
         (("--estimate", "--only", "ipc=7"), ["--only", "ipc is one of 1"]),
         (("--estimate", "--only", "seeds=1"), ["no such key", "seed"]),

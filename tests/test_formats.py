@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import bench
-from bench.options import TableFormat
 from bench.formats import FORMATS, to_html, to_latex, to_markdown
+from bench.options import TableFormat
 from bench.results import Results
 from bench.spec import read
 from bench.stats import summarise

@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from baselines import METHODS, Task
 from baselines.base import Need
-from bench.spec import explain
+from bench.validation import explain
 
 CIFAR = Task("cifar10", 10, 32, 1)
 

@@ -23,8 +23,9 @@ from bench import data, pretraining, recipes, seeds
 from bench.augment import for_dataset
 from bench.cells import VERSIONS, DatasetId
 from bench.plan import Dataset, plan
-from bench.spec import Spec, validated
+from bench.spec import Spec
 from bench.stages import Context, distill, evaluate
+from bench.validation import validated
 
 FILE = Path(__file__).with_name("golden.json")
 SUITE = {

@@ -70,8 +70,13 @@ CHEAP = {
     "status tiny --tables tables.yaml": "distil: 1 finished",
     "table --tables tables.yaml": "| DM",
     "plot --tables tables.yaml": "sets.png",
+    "export --only method=DM --to exported": "3 images in exported",
+    "report tiny --tables tables.yaml": "report.html",
+    "check tiny --tables tables.yaml --update --reason first": "is now what",
     "run tiny --tables tables.yaml": "2 cells: 2 hits, 0 made",
     "run tiny --tables tables.yaml --dry-run": "1 distil cells: 1 finished",
+    "pack a.pack": "packed 2 cells",
+    "unpack a.pack": "known already: 4",
 }
 
 

@@ -14,7 +14,8 @@ from bench.errors import UserError
 from bench.formats import to_csv, to_markdown
 from bench.memorytable import frame, memory_table
 from bench.results import Results
-from bench.spec import Spec, TableSpec, validated
+from bench.spec import Spec, TableSpec
+from bench.validation import validated
 
 SPEC = TableSpec(title="Memory", kind="memory", rows=["dataset", "ipc", "method"])
 EVALUATION = ("network", "evaluation_seed", "seen")

@@ -11,7 +11,8 @@ from baselines import METHODS, Entry, MethodSettings
 from bench.cells import WHOLE_TRAINING_SET, DatasetId
 from bench.errors import UserError
 from bench.plan import Dataset, plan
-from bench.spec import Spec, Suite, default_file, find_suite, read, validated
+from bench.spec import Spec, Suite, default_file, find_suite, read
+from bench.validation import validated
 
 
 def identify(name):

@@ -50,9 +50,9 @@ def run(cell: PretrainCell, context: Context) -> Outcome:
     settings = GeneratorSettings.model_validate(values)
     memory = {}
     if settings.steps and context.device.type == "cpu":
-        memory["peak_live_bytes"] = _count_live_bytes(cell, settings, context)
+        memory["peak_live_bytes"] = count_live_bytes(cell, settings, context)
     devices.reset_peak(context.device)
-    training = _Training(cell, settings, context)
+    training = GeneratorTraining(cell, settings, context)
     if state := checkpoint.load(context.partial, context.device):
         training.take_up(state)
     while training.gan.steps_done < settings.steps:
@@ -73,7 +73,7 @@ def run(cell: PretrainCell, context: Context) -> Outcome:
     return Outcome(_judged(cell, training.gan.ema, context), cost)
 
 
-class _Training:
+class GeneratorTraining:
     """A GAN and the real images that it is trained on."""
 
     def __init__(self, cell: PretrainCell, settings: GeneratorSettings, context: Context) -> None:
@@ -115,9 +115,9 @@ class _Training:
         self.seconds = state["seconds"]
 
 
-def _count_live_bytes(cell: PretrainCell, settings: GeneratorSettings, context: Context) -> int:
+def count_live_bytes(cell: PretrainCell, settings: GeneratorSettings, context: Context) -> int:
     """The peak of live tensor bytes in the first steps, on networks of their own."""
-    training = _Training(cell, settings, context)
+    training = GeneratorTraining(cell, settings, context)
     held: list[nn.Module] = [training.gan.generator, training.gan.discriminator, training.gan.ema]
     with LiveBytes(held=held) as live:
         for _ in range(min(COUNTED_UPDATES, settings.steps)):

@@ -49,9 +49,9 @@ def _network(cell: PretrainCell, context: Context) -> Outcome:
     pixels = _space(cell, context)
     memory = {}
     if context.device.type == "cpu":
-        memory["peak_live_bytes"] = _count_live_bytes(cell, context.dataset, pixels, context.device)
+        memory["peak_live_bytes"] = count_live_bytes(cell, context.dataset, pixels, context.device)
     devices.reset_peak(context.device)
-    training, name = _training(cell, context.dataset, pixels, context.device), cell.settings["network"]
+    training, name = training_of(cell, context.dataset, pixels, context.device), cell.settings["network"]
     kept = [_vector(training.network)] if cell.what == "expert" else []
     if state := checkpoint.load(context.partial, context.device):
         training.take_up(state["training"])
@@ -86,7 +86,8 @@ def _space(cell: PretrainCell, context: Context) -> Space:
     return space(kind, context.dataset.mean, context.dataset.std, found.get("zca"))
 
 
-def _training(cell: PretrainCell, dataset: Dataset, pixels: Space, device: torch.device) -> Training:
+def training_of(cell: PretrainCell, dataset: Dataset, pixels: Space, device: torch.device) -> Training:
+    """The training of a classifier or an expert on real images in this pixel space."""
     values = {name: value for name, value in cell.settings.items() if name != "version"}
     recipe = pretraining.model(cell.what).model_validate(values)
     assert isinstance(recipe, pretraining.ClassifierSettings | pretraining.ExpertSettings)
@@ -102,9 +103,9 @@ def _training(cell: PretrainCell, dataset: Dataset, pixels: Space, device: torch
     )
 
 
-def _count_live_bytes(cell: PretrainCell, dataset: Dataset, pixels: Space, device: torch.device) -> int:
+def count_live_bytes(cell: PretrainCell, dataset: Dataset, pixels: Space, device: torch.device) -> int:
     """The peak of live tensor bytes in the first training steps, on a network of their own."""
-    training = _training(cell, dataset, pixels, device)
+    training = training_of(cell, dataset, pixels, device)
     with LiveBytes(held=[training.network]) as live:
         for done, _ in enumerate(training.steps(), start=1):
             if done == COUNTED_UPDATES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -61,12 +62,16 @@ class Relabelling:
         Raises:
             CellFailure: a label is not finite.
         """
-        rng = softlabels.stream(self._seed, self.epochs_done)
-        made = batches(self._data, self.recipe, self._augmentation, rng)
-        self.logits[self.epochs_done] = torch.cat([self._said(images) for images, _ in made])
+        self.logits[self.epochs_done] = torch.cat(list(self.steps()))
         if not self.logits[self.epochs_done].isfinite().all():
             raise CellFailure(f"the teacher's labels of epoch {self.epochs_done} are not finite")
         self.epochs_done += 1
+
+    def steps(self) -> Iterator[Tensor]:
+        """What the teacher says of the next epoch, logits [n, classes] batch by batch."""
+        rng = softlabels.stream(self._seed, self.epochs_done)
+        for images, _ in batches(self._data, self.recipe, self._augmentation, rng):
+            yield self._said(images)
 
     def state(self) -> dict[str, Any]:
         """All that a checkpoint needs; it shares the memory of the labels."""

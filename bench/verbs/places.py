@@ -49,14 +49,14 @@ def wanted(only: list[str] | None) -> dict[str, str]:
 
 def published(spec: Spec, suites: list[str] | None, results: Path) -> list[tuple[str, Results]]:
     """The results of these suites, or of all that have some."""
-    from bench.results import Results
+    from bench.results import Results, has_rows
     from bench.spec import find_suite
 
     if not results.is_dir():
         raise UserError(f"--results {results}: no such folder; `metadd-bench run SUITE` makes one")
     for name in suites or []:
         find_suite(spec, name)
-    found = suites or [name for name in spec.suites if (results / name / "rows.jsonl").exists()]
+    found = suites or [name for name in spec.suites if has_rows(results / name)]
     if not found:
         raise UserError(f"--results {results}: no results of any suite; `metadd-bench run SUITE` makes some")
     return [(name, Results(results / name)) for name in found]

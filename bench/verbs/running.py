@@ -34,6 +34,13 @@ def run(
         float | None, typer.Option(min=0, help="seconds after which to stop; a later run goes on")
     ] = None,
     checkpoint_every: Annotated[float, typer.Option(min=0, help="seconds between checkpoints")] = 30.0,
+    memory: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="distil nothing that takes more [default: what the GPU has]"),
+    ] = None,
+    no_fit_check: Annotated[
+        bool, typer.Option("--no-fit-check", help="try on a GPU what is estimated not to fit, too")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="print the cells and what is there; run nothing")
     ] = False,
@@ -57,6 +64,8 @@ def run(
             checkpoint_every=checkpoint_every,
             watcher=watching,
             command=_command(suite, device, only),
+            memory=memory,
+            fit_check=not no_fit_check,
         )
     for name in opened.spec.suites[suite].tables:
         typer.echo((opened.results.folder / "tables" / f"{name}.md").read_text(encoding="utf-8"))

@@ -1,0 +1,389 @@
+"""Figures of cost from rows alone: peaks by what holds them, how they grow, accuracy against cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from statistics import fmean, median
+from typing import TYPE_CHECKING, Any
+
+from bench import pairs
+from bench.figurestyle import (
+    COLOURS,
+    HATCHES,
+    MARKERS,
+    NOTE,
+    QUIET,
+    label_ends,
+    save,
+    style,
+    titled,
+)
+from bench.growth import Curve, curves
+from bench.results import Results
+from bench.spec import FigureSpec
+from bench.tables import frame
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import XAxis, YAxis
+    from matplotlib.figure import Figure
+
+_MIB = 2**20
+_METADD = "metadd"
+#: What memory is for (:class:`bench.holders.Holder`, which needs torch), in the order of a bar.
+_HOLDERS = ("images", "method", "plug-in", "generator", "real images", "other")
+#: A bar longer than this, in medians of its panel, is cut, and says so.
+_CUT = 4.0
+
+# Inches.
+_WIDTH = 9.6
+_BAR = 0.17
+_PANEL_EDGES = 0.75
+_HEAD_AND_NOTE = 1.0
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One peak: of which method, in which form (alone, + MetaDD, + GLaD), MiB by holder."""
+
+    method: str
+    form: str
+    holders: Mapping[str, float]
+
+    @property
+    def total(self) -> float:
+        """MiB."""
+        return sum(self.holders.values())
+
+
+def memory(spec: FigureSpec, results: Results, note: str, file: Path) -> bool:
+    """Peaks of each method alone, with MetaDD and under GLaD as bars, stacked by holder.
+
+    A panel for each dataset and number of images per class. Only measures know the holders; estimates as on a
+    GPU are taken where there are such.
+
+    Args:
+        spec: what is asked for.
+        results: the suite's.
+        note: what stands below.
+        file: where to (png, svg or pdf).
+
+    Returns:
+        Whether there was anything to draw.
+    """
+    shown = bars(results.measures.rows.values())
+    if not shown:
+        return False
+    note += (
+        " Peak of live tensor bytes in MiB, estimated, split by what holds them at that moment. “+ GLaD”: "
+        f"the same method under GLaD. A bar with a gap is longer than {_CUT:g} times its panel's median, and "
+        "cut."
+    )
+    columns = 2 if len(shown) > 1 else 1
+    lines = [list(shown.items())[i : i + columns] for i in range(0, len(shown), columns)]
+    heights = [_PANEL_EDGES + _BAR * max(len(found) for _, found in line) for line in lines]
+    with style():
+        figure = _figure(_HEAD_AND_NOTE + sum(heights))
+        grid = figure.add_gridspec(len(lines), columns, height_ratios=heights)
+        for i, line in enumerate(lines):
+            for j, (title, found) in enumerate(line):
+                _draw_bars(figure.add_subplot(grid[i, j]), title, found)
+        held = [h for h in _HOLDERS if any(bar.holders.get(h) for found in shown.values() for bar in found)]
+        _legend(figure, held)
+        titled(figure, spec.title, note)
+        save(figure, file)
+    return True
+
+
+def bars(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Bar]]:
+    """The bars of each panel, from a suite's measures."""
+    known = [
+        row
+        for row in rows
+        if row["current"] and row["cell"]["what"] == "distil" and row["result"]["holders"] is not None
+    ]
+    device = max((row["cell"]["device"] for row in known), default="")
+    found: dict[str, list[Bar]] = {}
+    plain: dict[tuple[Any, ...], str] = {}
+    for row in known:
+        of, tags = row["cell"]["of"], row["tags"]
+        if row["cell"]["device"] == device and of["plugin"]["name"] == pairs.NONE:
+            plain.setdefault((tags["dataset"], tags["ipc"], of["method"]), tags["method"])
+    for row in known:
+        of, tags = row["cell"]["of"], row["tags"]
+        inner = _under_glad(of["method"])
+        plugged = of["plugin"]["name"] == _METADD
+        base = plain.get((tags["dataset"], tags["ipc"], inner or of["method"]))
+        if row["cell"]["device"] != device or base is None or (plugged and inner):
+            continue
+        if plugged and tags["method"] != f"{base} + MetaDD":
+            continue
+        form = "+ GLaD" if inner else "+ MetaDD" if plugged else "alone"
+        mib = {name: size / _MIB for name, size in row["result"]["holders"].items()}
+        found.setdefault(f"{tags['dataset']}, IPC {tags['ipc']}", []).append(Bar(base, form, mib))
+    return {title: _ordered(panel) for title, panel in found.items()}
+
+
+def _under_glad(method: str) -> str:
+    """The method that GLaD wraps, by its name in the registry; empty where it is not GLaD."""
+    if not method.startswith("glad"):
+        return ""
+    return method.removeprefix("glad").strip("()") or "dm"
+
+
+def _ordered(panel: Sequence[Bar]) -> list[Bar]:
+    """Method by method, in the order of the rows, and its forms behind it."""
+    methods, forms = list(dict.fromkeys(bar.method for bar in panel)), ("alone", "+ MetaDD", "+ GLaD")
+    return sorted(panel, key=lambda bar: (methods.index(bar.method), forms.index(bar.form)))
+
+
+def _draw_bars(axes: Axes, title: str, found: Sequence[Bar]) -> None:
+    limit = _CUT * median(bar.total for bar in found)
+    longest = min(limit, max(bar.total for bar in found))
+    places, y = [], 0.0
+    for i, bar in enumerate(found):
+        y += 1.6 if i and bar.method != found[i - 1].method else float(i > 0)
+        places.append(y)
+        shrink = min(1.0, limit / bar.total)
+        left = 0.0
+        for number, holder in enumerate(_HOLDERS):
+            width = bar.holders.get(holder, 0.0) * shrink
+            axes.barh(
+                *(y, width, 0.82, left),
+                color=COLOURS[number],
+                hatch=HATCHES[number],
+                edgecolor="white",
+                linewidth=0.0,
+            )
+            left += width
+        if shrink < 1:
+            axes.barh(y, 0.012 * limit, 0.9, 0.93 * left, color="white")
+        axes.text(left + 0.012 * longest, y, f"{bar.total:,.0f}", size=NOTE, va="center")
+    names = [f"{bar.method}" if bar.form == "alone" else bar.form for bar in found]
+    axes.set_yticks(places, names)
+    for label, bar in zip(axes.get_yticklabels(), found, strict=True):
+        label.set_color("black" if bar.form == "alone" else QUIET)
+    axes.tick_params(axis="y", length=0)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.16 * longest)
+    axes.set_title(title)
+    axes.set_xlabel("MiB", size=NOTE)
+
+
+def _legend(figure: Figure, held: Sequence[str]) -> None:
+    from matplotlib.patches import Patch
+
+    handles = [
+        Patch(facecolor=COLOURS[i], hatch=HATCHES[i], edgecolor="white", linewidth=0, label=name)
+        for i, name in enumerate(_HOLDERS)
+        if name in held
+    ]
+    figure.legend(handles=handles, loc="outside upper right", ncols=len(handles))
+
+
+#: The panels of the figure of growth: axis, its name, and whether it is drawn by ratios.
+_PANELS = (
+    ("ipc", "images per class", True),
+    ("steps", "student steps", False),
+    ("networks", "auxiliary networks", False),
+    ("size", "image side in pixels", False),
+)
+
+
+def memory_scaling(spec: FigureSpec, results: Results, note: str, file: Path) -> bool:
+    """Peaks against images per class, student steps, auxiliary networks and image side, a panel each.
+
+    The arguments and what is returned are those of :func:`memory`.
+    """
+    found = curves(results.measures.rows.values())
+    asked = [panel for panel in _PANELS if any(curve.axis == panel[0] for curve in found)]
+    if not asked:
+        return False
+    note += (
+        " Peak of live tensor bytes, estimated (MiB, logarithmic scale), where one thing changes and "
+        "all else stays."
+    )
+    methods = list(dict.fromkeys(curve.method for curve in found))
+    with style():
+        figure = _figure(_HEAD_AND_NOTE + 2.6 * ceil(len(asked) / 2))
+        grid = figure.add_gridspec(ceil(len(asked) / 2), 2)
+        ends: list[tuple[Axes, list[tuple[float, float, str, str]]]] = []
+        for i, (axis, name, ratios) in enumerate(asked):
+            axes = figure.add_subplot(grid[divmod(i, 2)])
+            axes.set_xlabel(name)
+            axes.set_ylabel("MiB")
+            mine = [curve for curve in found if curve.axis == axis]
+            peaks = [mib for curve in mine for _, mib in curve.points]
+            axes.set_yscale("log")
+            axes.set_ylim(
+                min(peaks) / 2, 2 * max(peaks)
+            )  # so that a small rise does not look like a large one
+            _plain_numbers(axes.yaxis)
+            if ratios:
+                axes.set_xscale("log")
+            ends.append((axes, [_draw_curve(axes, curve, methods.index(curve.method)) for curve in mine]))
+            ticks = sorted({x for curve in mine for x, _ in curve.points})
+            axes.set_xticks(ticks, [str(tick) for tick in ticks], minor=False)
+            axes.set_xticks([], minor=True)
+            axes.grid(axis="y")
+        titled(figure, spec.title, note)
+        figure.draw_without_rendering()
+        for axes, names in ends:
+            label_ends(axes, names)
+        save(figure, file)
+    return True
+
+
+def _draw_curve(axes: Axes, curve: Curve, number: int) -> tuple[float, float, str, str]:
+    """Draw it; gives its end, its name and its colour."""
+    x, y = zip(*curve.points, strict=True)
+    colour = COLOURS[number % len(COLOURS)]
+    axes.plot(x, y, color=colour, marker=MARKERS[number % len(MARKERS)])
+    return float(x[-1]), y[-1], curve.method, colour
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A method with and without a plug-in: MiB, seconds per set and mean accuracy in % of each."""
+
+    name: str
+    alone: tuple[float, float, float]
+    plugged: tuple[float, float, float] | None
+
+
+def cost_accuracy(spec: FigureSpec, results: Results, note: str, file: Path) -> bool:
+    """Accuracy against the peak and against the seconds of distilling; an arrow from without to with MetaDD.
+
+    The arguments and what is returned are those of :func:`memory`; a panel pair for each dataset and IPC.
+    """
+    shown = spots(results.rows.values())
+    if not shown:
+        return False
+    note += (
+        " Accuracy: mean over the networks named above, which all sets have, and over seeds. An arrow leads "
+        "from a method to the same with MetaDD (filled). Seconds of distilling one set without what is "
+        "trained beforehand, on the machine that made the rows."
+    )
+    with style():
+        figure = _figure(_HEAD_AND_NOTE + 2.9 * len(shown))
+        grid = figure.add_gridspec(len(shown), 2)
+        methods = list(dict.fromkeys(spot.name for found in shown.values() for spot in found))
+        for i, (title, found) in enumerate(shown.items()):
+            for j, name in enumerate(("peak of distilling, MiB", "seconds of distilling a set")):
+                axes = figure.add_subplot(grid[i, j])
+                _draw_spots(axes, found, j, methods)
+                axes.set_title(title if not j else "")
+                axes.set_xlabel(name)
+                axes.set_ylabel("test accuracy, %" if not j else "")
+        _name_methods(figure, methods)
+        titled(figure, spec.title, note)
+        save(figure, file)
+    return True
+
+
+def _name_methods(figure: Figure, methods: Sequence[str]) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], linestyle="", marker=MARKERS[i % len(MARKERS)], color=COLOURS[i % len(COLOURS)])
+        for i in range(len(methods))
+    ]
+    figure.legend(handles, methods, loc="outside right upper")
+
+
+def spots(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Spot]]:
+    """The points of each panel (a dataset and IPC), of sets that have an accuracy and a cost.
+
+    Accuracies of a panel are means over the same networks: those that all of its methods have.
+    """
+    rows = list(rows)
+    evaluated, costs = frame(rows), _costs(rows)
+    found: dict[str, list[Spot]] = {}
+    if evaluated.empty:
+        return found
+    for (dataset, ipc), data in evaluated.groupby(["dataset", "ipc"], sort=False):
+        cost = {method: known for (*about, method), known in costs.items() if about == [dataset, ipc]}
+        of = data[data["method"].isin(cost)]
+        common = [str(name) for name, one in of.groupby("network") if one["method"].nunique() == len(cost)]
+        per_network = of[of["network"].isin(common)].groupby(["method", "network"], sort=False)["accuracy"]
+        accuracy = per_network.mean().groupby("method", sort=False).mean()
+        points = {str(name): (*cost[str(name)], float(mean)) for name, mean in accuracy.items()}
+        plain = dict(zip(of["method"], of["without"], strict=True))
+        panel = [
+            Spot(name, point, points.get(f"{name} + MetaDD"))
+            for name, point in points.items()
+            if plain[name] == name
+        ]
+        if len(panel) > 1:
+            found[f"{dataset}, IPC {ipc}: {', '.join(common)}"] = panel
+    return found
+
+
+def _costs(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[Any, ...], tuple[float, float]]:
+    """MiB of the largest part and seconds of all parts, mean over seeds, by dataset, IPC and method."""
+    sets: dict[tuple[Any, ...], dict[int, list[Mapping[str, Any]]]] = {}
+    for row in rows:
+        if row["current"] and row["cell"]["kind"] == "distil" and row["cost"]["updates"]:
+            for tags in (row["tags"], *row.get("also", ())):
+                name = (tags["dataset"], tags["ipc"], tags["method"])
+                parts = sets.setdefault(name, {}).setdefault(tags["seed"], [])
+                if row["cost"] not in parts:  # evaluated by several recipes
+                    parts.append(row["cost"])
+    found = {}
+    for name, seeds in sets.items():
+        peaks = [max(_peak(cost) for cost in parts) / _MIB for parts in seeds.values()]
+        seconds = [
+            sum(cost["seconds_per_update"] * cost["updates"] for cost in parts) for parts in seeds.values()
+        ]
+        if min(peaks) > 0:
+            found[name] = fmean(peaks), fmean(seconds)
+    return found
+
+
+def _peak(cost: Mapping[str, Any]) -> int:
+    """Bytes that a GPU allocated, or that were counted on a CPU; 0 where neither is known."""
+    return cost.get("peak_allocated_bytes") or cost.get("peak_live_bytes") or 0
+
+
+def _draw_spots(axes: Axes, found: Sequence[Spot], cost: int, methods: Sequence[str]) -> None:
+    axes.set_xscale("log")
+    for spot in found:
+        i = methods.index(spot.name)
+        colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+        x, y = spot.alone[cost], spot.alone[2]
+        axes.plot(x, y, marker, markerfacecolor="white", markeredgecolor=colour)
+        if spot.plugged is not None:
+            end = spot.plugged[cost], spot.plugged[2]
+            axes.annotate(
+                "", end, (x, y), arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": 0.8}
+            )
+            axes.plot(*end, marker, color=colour)
+    axes.margins(0.1, 0.1)
+    _plain_numbers(axes.xaxis)
+    axes.grid()
+
+
+def _plain_numbers(axis: XAxis | YAxis) -> None:
+    """Numbers such as 200 and 1,000 on a logarithmic axis, in place of powers of ten."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _figure(height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(_WIDTH, height), layout="constrained")
+
+
+#: How each kind is drawn.
+DRAW: dict[str, Callable[[FigureSpec, Results, str, Path], bool]] = {
+    "memory": memory,
+    "memory-scaling": memory_scaling,
+    "cost-accuracy": cost_accuracy,
+}

@@ -1,0 +1,142 @@
+"""How a method's peak grows with one thing at a time: measures as curves, and straight lines through them.
+
+Of rows as ``measures.jsonl`` has them. No torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bench.cells import canonical
+
+#: What a peak may grow with, and what one more of it is called.
+AXES = {
+    "ipc": "image per class",
+    "steps": "student step",
+    "networks": "auxiliary network",
+    "size": "pixel of the image's side",
+}
+#: A curve is a line where no point is further from it than this share of the largest.
+STRAIGHT = 0.01
+#: So many points at least: two are always on a line.
+_FEWEST = 3
+_MIB = 2**20
+#: What tells methods apart where their name does not: it may have the number in it that the curve is about.
+_SAME = {"steps": "settings", "networks": "plain"}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Peaks of one method that differ in one thing: ``points`` are (its value, MiB), rising."""
+
+    axis: str
+    method: str
+    dataset: str
+    points: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
+class Law:
+    """The line of least squares through a curve.
+
+    Attributes:
+        slope: MiB for one more.
+        intercept: MiB at none.
+        off: how far the furthest point is from the line, as a share of the largest peak.
+
+    """
+
+    slope: float
+    intercept: float
+    off: float
+
+    @property
+    def straight(self) -> bool:
+        """Whether the line says how the peak grows."""
+        return self.off <= STRAIGHT
+
+
+def curves(rows: Iterable[Mapping[str, Any]]) -> list[Curve]:
+    """The curves of two points or more; rows are of one that agree in all but its axis.
+
+    Of estimates those as on a GPU, where there are such. Against auxiliary networks the method without a
+    plug-in is the point at 0; against the image's side datasets with as many classes are one.
+    """
+    known = [row for row in rows if _counts(row)]
+    devices = {row["cell"]["device"] for row in known}
+    known = [row for row in known if row["cell"]["device"] == max(devices)]  # "cuda" before "cpu"
+    found: dict[tuple[Any, ...], dict[int, float]] = {}
+    names: dict[tuple[Any, ...], str] = {}
+    for row in known:
+        where, mib = _coordinates(row), row["result"]["peak_live_bytes"] / _MIB
+        for axis in AXES:
+            if where[axis] is None:
+                continue
+            dataset = f"{where['classes']} classes" if axis == "size" else where["dataset"]
+            others = tuple(where[other] for other in AXES if other not in (axis, "size"))
+            same = (axis, where[_SAME.get(axis, "method")], dataset, where["on"], others)
+            found.setdefault(same, {})[where[axis]] = mib
+            names.setdefault(same, where["plain"] if axis == "networks" else where["family"])
+    return [
+        Curve(same[0], names[same], same[2], tuple(sorted(points.items())))
+        for same, points in found.items()
+        if len(points) > 1
+    ]
+
+
+def law(curve: Curve) -> Law | None:
+    """The line through a curve; None of fewer than three points."""
+    if len(curve.points) < _FEWEST:
+        return None
+    x, y = np.array(curve.points, float).T
+    slope, intercept = np.polynomial.Polynomial.fit(x, y, 1).convert(domain=(-1, 1)).coef[::-1].tolist()
+    off = float(np.abs(y - (intercept + slope * x)).max() / y.max())
+    return Law(slope, intercept, off)
+
+
+def sentences(found: Iterable[Curve]) -> Iterator[str]:
+    """Each curve's law in words, with the range that it was found in."""
+    for curve in found:
+        line = law(curve)
+        if line is None:
+            continue
+        name, (first, last) = AXES[curve.axis], (curve.points[0][0], curve.points[-1][0])
+        about = f"{curve.method}, {curve.dataset}, {first} to {last}"
+        if line.straight:
+            yield f"{about}: {line.slope:+,.2f} MiB per {name}, from {line.intercept:,.1f} MiB"
+        else:
+            ends = f"{curve.points[0][1]:,.1f} to {curve.points[-1][1]:,.1f} MiB"
+            yield f"{about}: {ends}, no line ({100 * line.off:.0f}% off) per {name}"
+
+
+def _counts(row: Mapping[str, Any]) -> bool:
+    """Whether a row is a current estimate of a distillation."""
+    cell, peak = row["cell"], row["result"]["peak_live_bytes"]
+    return bool(row["current"] and cell["what"] == "distil" and cell["how"] == "estimate" and peak)
+
+
+def _coordinates(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Where a row stands on each axis (None: it does not), and what else tells it from others."""
+    of, tags = row["cell"]["of"], row["tags"]
+    settings = of["settings"]
+    inner = settings.get("inner")
+    steps = (inner if isinstance(inner, Mapping) else settings).get("syn_steps")
+    plugged = of["plugin"]["name"] != "none"
+    return {
+        "ipc": tags["ipc"],
+        "steps": steps,
+        "networks": len(of["plugin"]["networks"]) if plugged else 0,
+        "size": of["dataset"]["size"],
+        "classes": of["dataset"]["classes"],
+        "dataset": tags["dataset"],
+        "method": tags["method"],
+        "settings": canonical({name: value for name, value in settings.items() if name != "syn_steps"}),
+        "family": re.sub(r", \d+ steps$", "", tags["method"]),
+        "plain": tags["method"].partition(" + ")[0],
+        "on": of["network"],
+    }

@@ -1,0 +1,130 @@
+"""Figures of cost: what they show, and that equal rows give equal bytes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench import api, costplots
+from bench.results import Results
+from bench.spec import read
+
+KINDS = ("memory", "memory-scaling", "cost-accuracy")
+HOLDERS = ("images", "method", "plug-in", "generator", "real images", "other")
+
+
+def measured(method, name, mib, plugin="none", ipc=10, device="cuda", current=True):
+    """A row of ``measures.jsonl`` of an estimate that has ``mib`` in each holder's place."""
+    holders = {holder: size * 2**20 for holder, size in zip(HOLDERS, mib, strict=True)}
+    networks = {"networks": ["a", "b"]} if plugin != "none" else {}
+    of = {
+        "method": method,
+        "settings": {},
+        "plugin": {"name": plugin, **networks},
+        "dataset": {"size": 32, "classes": 10},
+        "network": "convnet",
+    }
+    return {
+        "key": f"{method}{name}{ipc}{device}",
+        "current": current,
+        "tags": {"dataset": "cifar10", "ipc": ipc, "method": name, "plugin": plugin},
+        "cell": {"kind": "measure", "what": "distil", "how": "estimate", "device": device, "of": of},
+        "result": {"holders": holders, "peak_live_bytes": sum(holders.values())},
+        "cost": {},
+        "provenance": {},
+        "artifacts": {},
+    }
+
+
+ROWS = [
+    measured("dm", "DM", (1, 2, 0, 0, 4, 0)),
+    measured("dm", "DM", (2, 3, 0, 0, 4, 0), ipc=50),
+    measured("dm", "DM", (9, 9, 9, 9, 9, 9), device="cpu"),
+    measured("dc", "DC", (1, 8, 0, 0, 4, 1)),
+    measured("glad", "GLaD (DM), x", (1, 2, 0, 90, 4, 0)),
+    measured("dm", "DM + MetaDD", (1, 2, 3, 0, 4, 0), "metadd"),
+    measured("dm", "DM + CE only", (1, 2, 3, 0, 4, 0), "metadd"),
+    measured("glad", "GLaD (DM), x + MetaDD", (1, 2, 3, 90, 4, 0), "metadd"),
+]
+
+
+@pytest.fixture
+def results(tmp_path):
+    folder = tmp_path / "results"
+    folder.mkdir()
+    (folder / "measures.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return Results(folder)
+
+
+def test_bars_are_methods_alone_with_metadd_and_under_glad():
+    panels = costplots.bars(ROWS)
+    assert list(panels) == ["cifar10, IPC 10", "cifar10, IPC 50"]
+    shown = [(bar.method, bar.form, bar.total) for bar in panels["cifar10, IPC 10"]]
+    assert shown == [("DM", "alone", 7), ("DM", "+ MetaDD", 10), ("DM", "+ GLaD", 97), ("DC", "alone", 14)]
+    assert panels["cifar10, IPC 10"][1].holders["plug-in"] == 3
+
+
+def evaluated(method, accuracy, network="convnet", plugin="none"):
+    tags = {"dataset": "d", "ipc": 1, "recipe": "r", "network": network, "seed": 0, "protocol": "p"}
+    return {
+        "key": f"{method}{network}",
+        "current": True,
+        "tags": {**tags, "method": method, "plugin": plugin, "distilled_on": "convnet"},
+        "cell": {"kind": "evaluate"},
+        "result": {"accuracy": accuracy},
+    }
+
+
+def distilled(method, seed, mib, seconds):
+    tags = {"dataset": "d", "ipc": 1, "method": method, "seed": seed}
+    cost = {"updates": 10, "seconds_per_update": seconds / 10, "peak_live_bytes": mib * 2**20}
+    return {"current": True, "tags": tags, "cell": {"kind": "distil"}, "cost": cost}
+
+
+def test_spots_are_means_over_the_networks_that_all_have():
+    rows = [
+        evaluated("A", 10.0),
+        evaluated("A", 90.0, "vgg11"),
+        evaluated("B", 20.0),
+        evaluated("random", 5.0),
+    ]
+    rows += [evaluated("A + MetaDD", 12.0, plugin="metadd")]
+    rows += [distilled("A", 0, 1, 30), distilled("A", 1, 3, 50), distilled("B", 0, 5, 7)]
+    rows += [distilled("B", 0, 8, 1)]  # a second part
+    rows += [distilled("A + MetaDD", 0, 4, 60)]
+    (panel,) = costplots.spots(rows).items()
+    a, b = (costplots.Spot("A", (2, 40, 10), (4, 60, 12)), costplots.Spot("B", (8, 8, 20), None))
+    assert panel == ("d, IPC 1: convnet", [a, b])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_to_draw_is_no_file(kind, tmp_path):
+    spec = read()
+    file = tmp_path / "x.png"
+    assert not api.plot(spec, "memory", Results(tmp_path), kind, file)
+    assert not file.exists()
+
+
+@pytest.mark.parametrize("form", ["png", "svg", "pdf"])
+def test_equal_rows_give_equal_bytes_in_another_process_too(results, tmp_path, form):
+    spec = read()
+    committed = Results(Path(__file__).resolve().parent.parent / "results/cifar10-cpu")
+    places = {"memory": results, "memory-scaling": results, "cost-accuracy": committed}
+    program = (
+        "import sys; from pathlib import Path; from bench import api; from bench.results import Results\n"
+    )
+    program += "from bench.spec import read\nspec = read()\n"
+    for kind, where in places.items():
+        assert api.plot(spec, "memory", where, kind, tmp_path / f"{kind}.{form}")
+        program += f"api.plot(spec, 'memory', Results(Path({str(where.folder)!r})), {kind!r}, "
+        program += f"Path({str(tmp_path / f'{kind}-again.{form}')!r}))\n"
+    program += "assert 'torch' not in sys.modules\n"
+    environment = {**os.environ, "SOURCE_DATE_EPOCH": "1", "PYTHONHASHSEED": "7"}
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment)
+    for kind in KINDS:
+        first, again = ((tmp_path / f"{kind}{end}.{form}").read_bytes() for end in ("", "-again"))
+        assert first == again
+        assert len(first) > 2000

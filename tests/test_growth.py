@@ -1,0 +1,77 @@
+"""How peaks grow: curves from rows of measures, and lines through them."""
+
+import numpy as np
+import pytest
+from scipy.stats import linregress
+
+from bench.growth import Curve, curves, law, sentences
+
+
+def row(mib, method="DM", ipc=10, size=32, dataset="cifar10", networks=None, steps=None, **how):
+    """A row of ``measures.jsonl``, as far as it matters here."""
+    plugin = {"name": "none"} if networks is None else {"name": "metadd", "networks": list(range(networks))}
+    settings = {} if steps is None else {"syn_steps": steps, "gradient": how.get("gradient", "adjoint")}
+    of = {
+        "settings": settings,
+        "plugin": plugin,
+        "dataset": {"size": size, "classes": 10},
+        "network": "convnet",
+    }
+    device = how.get("device", "cuda")
+    return {
+        "current": how.get("current", True),
+        "tags": {"dataset": dataset, "ipc": ipc, "method": method},
+        "cell": {"what": "distil", "how": how.get("how", "estimate"), "device": device, "of": of},
+        "result": {"peak_live_bytes": None if mib is None else mib * 2**20},
+    }
+
+
+def test_a_curve_is_of_rows_that_differ_in_one_thing():
+    rows = [row(10 + ipc, ipc=ipc) for ipc in (50, 1, 10)]
+    rows += [
+        row(99, ipc=1, method="DC"),
+        row(20, networks=1, method="DM + A"),
+        row(30, networks=4, method="DM + B"),
+    ]
+    rows += [row(7, size=64, dataset="tiny"), row(None, ipc=3), row(5, ipc=4, current=False)]
+    rows += [row(6, ipc=5, how="run"), row(8, ipc=6, device="cpu")]
+    assert curves(rows) == [
+        Curve("ipc", "DM", "cifar10", ((1, 11.0), (10, 20.0), (50, 60.0))),
+        Curve("networks", "DM", "cifar10", ((0, 20.0), (1, 20.0), (4, 30.0))),
+        Curve("size", "DM", "10 classes", ((32, 20.0), (64, 7.0))),
+    ]
+
+
+def test_student_steps_make_a_curve_of_each_gradient():
+    rows = [
+        row(steps * factor, method=f"MTT{name}, {steps} steps", steps=steps, gradient=gradient)
+        for gradient, name, factor in (("adjoint", "", 1), ("unrolled", ", whole graph", 10))
+        for steps in (10, 20)
+    ]
+    assert curves(rows) == [
+        Curve("steps", "MTT", "cifar10", ((10, 10.0), (20, 20.0))),
+        Curve("steps", "MTT, whole graph", "cifar10", ((10, 100.0), (20, 200.0))),
+    ]
+
+
+def test_the_line_is_scipy_s():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        x, y = np.sort(rng.choice(200, 5, replace=False)), rng.uniform(50, 500, 5)
+        found, expected = (
+            law(Curve("ipc", "m", "d", tuple(zip(x.tolist(), y.tolist(), strict=True)))),
+            linregress(x, y),
+        )
+        assert (found.slope, found.intercept) == pytest.approx((expected.slope, expected.intercept))
+        off = np.abs(y - expected.intercept - expected.slope * x).max() / y.max()
+        assert found.off == pytest.approx(off)
+
+
+def test_words_say_the_slope_or_that_there_is_none():
+    line = Curve("ipc", "DM", "cifar10", ((1, 12.0), (10, 30.0), (50, 110.0)))
+    bent = Curve("size", "DC", "5 classes", ((16, 1.0), (32, 4.0), (64, 16.0)))
+    two = Curve("size", "DM", "5 classes", ((32, 4.0), (64, 16.0)))
+    assert list(sentences([line, bent, two])) == [
+        "DM, cifar10, 1 to 50: +2.00 MiB per image per class, from 10.0 MiB",
+        "DC, 5 classes, 16 to 64: 1.0 to 16.0 MiB, no line (8% off) per pixel of the image's side",
+    ]
