@@ -1,4 +1,4 @@
-"""Values from outside, checked against a model: one line says what is wrong, where, and what would be right."""
+"""Values from outside, checked against a model: one line says what is wrong, where, and what is right."""
 
 from __future__ import annotations
 
