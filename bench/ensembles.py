@@ -4,7 +4,7 @@ The weights of all are stacked, [K, ...] for each parameter, and the forward run
 keeps its own stream of batches and augmentation, and a step of the optimiser moves each weight by itself, so
 what differs from training them one by one is the order of sums inside an operator.
 
-Not wired into ``run`` yet: on a CPU it does not pay (tests/benchmarks/test_ensembles.py).
+Not wired into ``run`` yet: on a CPU it does not pay (tests/benchmarks/test_ensemble_training.py).
 """
 
 from __future__ import annotations

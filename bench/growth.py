@@ -81,7 +81,7 @@ def curves(rows: Iterable[Mapping[str, Any]]) -> list[Curve]:
             others = tuple(where[other] for other in AXES if other not in (axis, "size"))
             same = (axis, where[_SAME.get(axis, "method")], dataset, where["on"], others)
             found.setdefault(same, {})[where[axis]] = mib
-            names.setdefault(same, where["plain"] if axis == "networks" else where["family"])
+            names.setdefault(same, f"{where['plain']} + MetaDD" if axis == "networks" else where["family"])
     return [
         Curve(same[0], names[same], same[2], tuple(sorted(points.items())))
         for same, points in found.items()

@@ -37,7 +37,7 @@ def test_a_curve_is_of_rows_that_differ_in_one_thing():
     rows += [row(6, ipc=5, how="run"), row(8, ipc=6, device="cpu")]
     assert curves(rows) == [
         Curve("ipc", "DM", "cifar10", ((1, 11.0), (10, 20.0), (50, 60.0))),
-        Curve("networks", "DM", "cifar10", ((0, 20.0), (1, 20.0), (4, 30.0))),
+        Curve("networks", "DM + MetaDD", "cifar10", ((0, 20.0), (1, 20.0), (4, 30.0))),
         Curve("size", "DM", "10 classes", ((32, 20.0), (64, 7.0))),
     ]
 
