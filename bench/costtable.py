@@ -38,7 +38,8 @@ def to_markdown(found: Costs, budget: float | None = None) -> str:
     share = f"{whole.measured} of {whole.cells} cells by measured seconds per update, the others " * bool(
         whole.measured
     )
-    lines += [f"{whole.cells} cells; {share}{counted}. One GPU, one cell after the other.", ""]
+    order = "One GPU, one cell after the other; what rows share counts in the first of them."
+    lines += [f"{whole.cells} cells; {share}{counted}. {order}", ""]
     lines += _stages(groups)
     lines += ["", "## Rows", ""]
     lines += _rows(groups)
