@@ -5,7 +5,7 @@ import os
 import socket
 
 # Before anything imports torch, and for the processes that tests start.
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Not a terminal's width but this one, wherever the tests run.
 os.environ["COLUMNS"] = "100"

@@ -85,7 +85,7 @@ def test_stopped_again_and_again_ends_with_the_same_bits(every_method, tmp_path,
     write_tables(tmp_path / "tables.yaml", tiny=suite())
     taken_up, runs, status = set(), 0, 4
     while status == 4:
-        done = run_here(monkeypatch, capfd, *RUN, "--time-limit", 0.2)
+        done = run_here(monkeypatch, capfd, *RUN, "--time-limit", 0.5)
         status, runs = done.status, runs + 1
         taken_up |= {path.parts[-4] for path in tmp_path.glob("store/*/*/*.partial/*.pt")}
         assert runs < 300

@@ -1,6 +1,6 @@
 """Five evaluation networks trained at once against one after the other: seconds of the same epochs, on a CPU.
 
-``OMP_NUM_THREADS=1 uv run pytest tests/benchmarks/test_ensemble_training.py --benchmark-enable --benchmark-only``
+``OMP_NUM_THREADS=1 uv run pytest FILE --benchmark-enable --benchmark-only``, this file being FILE.
 """
 
 import pytest
