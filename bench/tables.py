@@ -199,10 +199,12 @@ def accuracy_table(
         rows += published.rest(by)
         columns = list(dict.fromkeys((*columns, *published.columns)))
     names = tuple(NAMES[tag] for tag in by)
-    shown_columns = (*columns, _MEAN, *(_ROLES if roles else ()))
+    # Over images per class a mean says nothing by itself; a comparison may be tested on it.
+    averages = (_MEAN,) if spec.columns == "network" or spec.primary != [] else ()
+    shown_columns = (*columns, *averages, *(_ROLES if roles else ()))
     tested = [each for each in _TESTED if each in shown_columns]
     judged, tests = verdicts.judged(rows, changed, tested, spec.primary)
-    notes = (_explanation(rows, data, by), *_roles_note(roles), *tests, *_warnings(data, gaps))
+    notes = (_explanation(rows, data, by, bool(averages)), *_roles_note(roles), *tests, *_warnings(data, gaps))
     if published:
         notes, details = (*notes, *published.notes()), (*Table.details, "source")
     else:
@@ -321,7 +323,7 @@ def range_of(low: int, high: int) -> str:
     return f"{low}" if low == high else f"{low} to {high}"
 
 
-def _explanation(rows: Sequence[TableRow], data: pd.DataFrame, by: Sequence[str]) -> str:
+def _explanation(rows: Sequence[TableRow], data: pd.DataFrame, by: Sequence[str], averages: bool) -> str:
     cells = [cell for row in rows for cell in row.cells.values() if cell.summary and cell.networks[1]]
     low, high = min(cell.networks[0] for cell in cells), max(cell.networks[1] for cell in cells)
     tested = sorted(data["test_images"].dropna().unique()) if "test_images" in data else []
@@ -330,9 +332,11 @@ def _explanation(rows: Sequence[TableRow], data: pd.DataFrame, by: Sequence[str]
     text = (
         f"Accuracy in %{on}, once, after the last training step: mean ± standard deviation (n) over n "
         f"distillation seeds, each the mean of {range_of(low, high)} {what} trained on that seed's set. "
-        f"With n = 1 there is no ±. “{_MEAN}” is over the columns, of the seeds that have them all. "
-        f"{MISSING}: no result, or not applicable."
+        "With n = 1 there is no ±. "
     )
+    if averages:
+        text += f"“{_MEAN}” is over the columns, of the seeds that have them all. "
+    text += f"{MISSING}: no result, or not applicable."
     if any(cell.seen for cell in cells):
         text += f" {SEEN}: seen, a network of this architecture took part in distilling."
     if any(cell.differences for cell in cells):

@@ -182,6 +182,16 @@ def test_columns_that_are_no_networks_are_tested_on_their_mean():
     assert "p = 0.008, adjusted 0.008: better (8 pairs). Pairs needed: 6." in notes(table)[1]
 
 
+def test_columns_that_are_no_networks_have_a_mean_only_where_one_is_tested():
+    declared = {"rows": ["method"], "columns": "ipc"}
+    rows = [*pair([1.0] * 6), *pair([1.0] * 6, ipc=10)]
+    (tested, untested) = made(rows, spec("DM + MetaDD", **declared)), made(rows, spec(**declared))
+    assert tested.columns == ("1", "10", "mean")
+    assert untested.columns == ("1", "10")
+    assert "“mean”" in notes(tested)[0]
+    assert not any("“mean”" in note for note in untested.notes)
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [
