@@ -204,7 +204,12 @@ def accuracy_table(
     shown_columns = (*columns, *averages, *(_ROLES if roles else ()))
     tested = [each for each in _TESTED if each in shown_columns]
     judged, tests = verdicts.judged(rows, changed, tested, spec.primary)
-    notes = (_explanation(rows, data, by, bool(averages)), *_roles_note(roles), *tests, *_warnings(data, gaps))
+    notes = (
+        _explanation(rows, data, by, bool(averages)),
+        *_roles_note(roles),
+        *tests,
+        *_warnings(data, gaps),
+    )
     if published:
         notes, details = (*notes, *published.notes()), (*Table.details, "source")
     else:
