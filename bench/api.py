@@ -51,6 +51,8 @@ class Opened:
     whole: Plan
     store: Store
     results: Results
+    #: Files with methods of one's own, which another process has to read too.
+    method_paths: Sequence[Path] = ()
 
 
 def open_suite(
@@ -88,7 +90,8 @@ def open_suite(
         return Dataset(DatasetId.of(seen), seen.spec, min(seen.train), min(seen.test))
 
     planned = plan(suite, found, identify)
-    return Opened(suite, spec, planned.only(only) if only else planned, planned, opened, kept)
+    asked = planned.only(only) if only else planned
+    return Opened(suite, spec, asked, planned, opened, kept, tuple(method_paths))
 
 
 def add_methods(files: Sequence[Path] = ()) -> None:
@@ -116,6 +119,7 @@ def run(
     command: str = "python",
     memory: str | None = None,
     fit_check: bool = True,
+    jobs: int = 1,
 ) -> Report:
     """Make the suite's missing cells, then write its rows, tables and figures to its results folder.
 
@@ -130,6 +134,7 @@ def run(
         memory: a size such as ``24GiB``: what is estimated to take more is not distilled; by default what a
             GPU has, and no limit on a CPU.
         fit_check: whether anything is estimated at all.
+        jobs: processes that make cells side by side, with this one's threads among them.
 
     Raises:
         UserError: something is misspelt, missing, damaged or impossible.
@@ -145,12 +150,18 @@ def run(
     if missing:
         from bench import runner
         from bench.device import choose, memory_of
+        from bench.jobs import beside as jobs_beside
 
         chosen = choose(device)
         if limit is None and fit_check:
             limit = memory_of(chosen)
         options = runner.Options(data_dir, chosen, command, time_limit, checkpoint_every, limit)
-        report = runner.run(opened.plan, opened.store, options, watcher)
+        with jobs_beside(jobs - 1, opened, options):
+            report = runner.run(opened.plan, opened.store, options, watcher)
+        if jobs > 1:  # what the others made is no hit
+            left = len(to_make(opened.plan, opened.store)) - len(report.failed)
+            report.hits = len(opened.plan) - len(missing)
+            report.made = len(missing) - len(report.failed) - left
     else:
         watcher.begin(len(opened.plan), len(opened.plan))
         report = Report(cells=len(opened.plan), hits=len(opened.plan))

@@ -41,6 +41,7 @@ def run(
     no_fit_check: Annotated[
         bool, typer.Option("--no-fit-check", help="try on a GPU what is estimated not to fit, too")
     ] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="processes that make cells side by side")] = 1,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="print the cells and what is there; run nothing")
     ] = False,
@@ -66,6 +67,7 @@ def run(
             command=_command(suite, device, only),
             memory=memory,
             fit_check=not no_fit_check,
+            jobs=jobs,
         )
     for name in opened.spec.suites[suite].tables:
         typer.echo((opened.results.folder / "tables" / f"{name}.md").read_text(encoding="utf-8"))
