@@ -16,17 +16,15 @@ import io
 import json
 import re
 import tarfile
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
-from filelock import FileLock, Timeout
-
 from bench.errors import UserError
 from bench.files import sync
+from bench.store import held
 
 FORMAT, VERSION = "metadd-bench pack", 1
 #: The first member of a pack, and the last.
@@ -118,21 +116,6 @@ def pieces(file: Path) -> list[Path]:
         path for path in file.parent.glob(f"{file.name}.*") if re.fullmatch("[0-9]{3,}", path.suffix[1:])
     ]
     return sorted(found, key=lambda path: int(path.suffix[1:]))
-
-
-@contextmanager
-def held(folder: Path) -> Iterator[bool]:
-    """Hold the lock of the cell in (or to be in) this folder of a store; False where another process does."""
-    lock = FileLock(folder.with_name(f"{folder.name}.lock"))
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.release()
 
 
 def _pack_cells(

@@ -38,6 +38,21 @@ class State(StrEnum):
     MISSING = "missing"
 
 
+@contextmanager
+def held(folder: Path) -> Iterator[bool]:
+    """Hold the lock of the cell in (or to be in) this folder of a store; False where another process does."""
+    lock = FileLock(folder.with_name(f"{folder.name}.lock"))
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
 class Store:
     """The finished cells under ``root``, and those among committed ``results``.
 
@@ -122,17 +137,10 @@ class Store:
     @contextmanager
     def claim(self, cell: Cell) -> Iterator[bool]:
         """Hold a cell's lock while making it; False where another process holds it."""
-        self._folder(cell).parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self._beside(cell, ".lock"))
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            lock.release()
+        folder = self._folder(cell)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with held(folder) as mine:
+            yield mine
 
     def partial(self, cell: Cell) -> Path:
         """The folder for a cell's checkpoint; it outlives a killed run and goes when the cell is finished."""
@@ -188,13 +196,7 @@ class Store:
         return folder.with_name(folder.name + suffix)
 
     def _is_locked(self, cell: Cell) -> bool:
-        path = self._beside(cell, ".lock")
-        if not path.exists():
+        if not self._beside(cell, ".lock").exists():
             return False
-        lock = FileLock(path)
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            return True
-        lock.release()
-        return False
+        with held(self._folder(cell)) as free:
+            return not free

@@ -23,8 +23,9 @@ from typing import IO, Any
 from bench.cells import canonical
 from bench.errors import UserError
 from bench.files import sha256, sync, write_text
-from bench.packing import CELL_FILE, FORMAT, HEAD, MANIFEST, PARTIAL, RESULT_FILE, ROWS, VERSION, held, pieces
+from bench.packing import CELL_FILE, FORMAT, HEAD, MANIFEST, PARTIAL, RESULT_FILE, ROWS, VERSION, pieces
 from bench.results import Results
+from bench.store import held
 
 _CHUNK = 2**20
 
