@@ -100,29 +100,34 @@ def memory(spec: FigureSpec, results: Results, note: str, file: Path) -> bool:
 
 def bars(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Bar]]:
     """The bars of each panel, from a suite's measures."""
-    known = [
+    rows = [
         row
         for row in rows
         if row["current"] and row["cell"]["what"] == "distil" and row["result"]["holders"] is not None
     ]
-    device = max((row["cell"]["device"] for row in known), default="")
+    device = max((row["cell"]["device"] for row in rows), default="")
+    # A measure may be in several rows of a table: a part of SRe2L's set is the same at each IPC.
+    known = [
+        (row["cell"]["of"], tags, row["result"]["holders"])
+        for row in rows
+        for tags in (row["tags"], *row.get("also", ()))
+        if row["cell"]["device"] == device
+    ]
     found: dict[str, list[Bar]] = {}
     plain: dict[tuple[Any, ...], str] = {}
-    for row in known:
-        of, tags = row["cell"]["of"], row["tags"]
-        if row["cell"]["device"] == device and of["plugin"]["name"] == pairs.NONE:
+    for of, tags, _ in known:
+        if of["plugin"]["name"] == pairs.NONE:
             plain.setdefault((tags["dataset"], tags["ipc"], of["method"]), tags["method"])
-    for row in known:
-        of, tags = row["cell"]["of"], row["tags"]
+    for of, tags, holders in known:
         inner = _under_glad(of["method"])
         plugged = of["plugin"]["name"] == _METADD
         base = plain.get((tags["dataset"], tags["ipc"], inner or of["method"]))
-        if row["cell"]["device"] != device or base is None or (plugged and inner):
+        if base is None or (plugged and inner):
             continue
         if plugged and tags["method"] != f"{base} + MetaDD":
             continue
         form = "+ GLaD" if inner else "+ MetaDD" if plugged else "alone"
-        mib = {name: size / _MIB for name, size in row["result"]["holders"].items()}
+        mib = {name: size / _MIB for name, size in holders.items()}
         found.setdefault(f"{tags['dataset']}, IPC {tags['ipc']}", []).append(Bar(base, form, mib))
     return {title: _ordered(panel) for title, panel in found.items()}
 

@@ -67,6 +67,16 @@ def test_bars_are_methods_alone_with_metadd_and_under_glad():
     assert panels["cifar10, IPC 10"][1].holders["plug-in"] == 3
 
 
+def test_a_measure_in_several_rows_of_a_table_has_a_bar_in_each():
+    """A part of SRe2L's set is the same at each number of images per class."""
+    row = measured("sre2l", "SRe2L", (1, 2, 0, 0, 4, 0))
+    panels = costplots.bars([{**row, "also": [{**row["tags"], "ipc": 50}]}])
+    assert {title: bars[0].total for title, bars in panels.items()} == {
+        "cifar10, IPC 10": 7,
+        "cifar10, IPC 50": 7,
+    }
+
+
 def evaluated(method, accuracy, network="convnet", plugin="none"):
     tags = {"dataset": "d", "ipc": 1, "recipe": "r", "network": network, "seed": 0, "protocol": "p"}
     return {
