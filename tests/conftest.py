@@ -5,7 +5,9 @@ import os
 import socket
 
 # Before anything imports torch, and for the processes that tests start.
-os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes, which inherits the line above
+    os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Not a terminal's width but this one, wherever the tests run.
 os.environ["COLUMNS"] = "100"
