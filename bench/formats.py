@@ -26,6 +26,7 @@ _LATEX = {
     "×": r"$\times$",
     "≤": r"$\leq$",
     "≥": r"$\geq$",
+    "≈": r"$\approx$",
     "→": r"$\rightarrow$",
     "†": r"$^{\dagger}$",
     "…": r"\ldots{}",

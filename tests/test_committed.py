@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from committed import FOLDERS, REFERENCE, RESULTS, WITH_ROWS
 
 import bench
 from bench.cells import VERSIONS, canonical
@@ -15,10 +16,6 @@ from bench.results import Results
 from bench.spec import read
 from bench.stats import summarise
 
-RESULTS = Path(__file__).resolve().parent.parent / "results"
-SUITES = sorted(path.parent.name for path in RESULTS.glob("*/rows.jsonl"))
-#: With those that only measures are committed of, and what the regression gate compares with.
-FOLDERS = sorted({path.parent for name in ("rows", "measures") for path in RESULTS.glob(f"**/{name}.jsonl")})
 DATA = Path(os.environ.get("METADD_DATA", "absent"))  # read here, because tests are kept from it
 
 #: Rows of cifar10-cpu that nobody has made yet, and a cell that failed: a loss that became NaN.
@@ -62,13 +59,13 @@ def test_rows_have_their_keys_their_sets_and_their_provenance(folder):
         for name, checksum in row["artifacts"].items():
             path = results.artifact(key, name)
             assert not path.exists() or sha256(path) == checksum
-        if row["cell"]["kind"] == "distil" and row["cell"]["ipc"] == 1 and folder.name in SUITES:
+        if row["cell"]["kind"] == "distil" and row["cell"]["ipc"] == 1 and REFERENCE not in folder.parents:
             assert results.artifact(key, "images.safetensors").exists()
 
 
-@pytest.mark.parametrize("suite", SUITES)
-def test_no_path_of_a_machine_is_in_a_row(suite):
-    text = (RESULTS / suite / "rows.jsonl").read_text()
+@pytest.mark.parametrize("folder", WITH_ROWS, ids=lambda folder: folder.name)
+def test_no_path_of_a_machine_is_in_a_row(folder):
+    text = (folder / "rows.jsonl").read_text()
     strings = {value for line in text.splitlines() for value in _strings(json.loads(line))}
     assert not [value for value in strings if value.startswith("/") or " /" in value]
 

@@ -5,13 +5,13 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
 from command_line import run_here
+from committed import RESULTS
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -26,7 +26,6 @@ from bench.plots import read_plates
 from bench.results import Results
 from bench.spec import read
 
-RESULTS = Path(__file__).resolve().parent.parent / "results"
 CIFAR10 = Identity("cifar10", "0" * 64, LAYOUT.classes, 32, (5000,) * 10, (1000,) * 10)
 NORMALISED = PixelSpace("normalised", KIND.mean, KIND.std)
 

@@ -4,9 +4,9 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
+from committed import FOLDERS
 
 import bench
 from bench.formats import FORMATS, to_html, to_latex, to_markdown
@@ -16,7 +16,6 @@ from bench.spec import read
 from bench.stats import summarise
 from bench.tables import Table, TableCell, TableRow
 
-RESULTS = Path(__file__).resolve().parent.parent / "results"
 NASTY = r'A & B_[5] <x> 100% $#{} ~^ \ "q" `--a_b`'
 
 
@@ -103,6 +102,7 @@ def plain(text):
     for mark, each in {
         r"$\pm$": "±",
         "$-$": "−",
+        r"$\approx$": "≈",
         r"$^{\dagger}$": "†",
         "---": "—",
         r"\textless{}": "<",
@@ -137,13 +137,10 @@ def test_the_numbers_are_those_of_the_markdown(bold):
     assert latex_rows(table) == signs(rows)
 
 
-SUITES = sorted(path.parent.name for path in RESULTS.glob("*/rows.jsonl"))
-
-
-@pytest.mark.parametrize("suite", SUITES)
-def test_the_numbers_of_committed_suites_are_those_of_the_markdown(suite):
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_the_numbers_of_committed_suites_are_those_of_the_markdown(folder):
     spec = read()
-    for table in bench.table(spec, suite, Results(RESULTS / suite), spec.suites[suite].tables):
+    for table in bench.table(spec, folder.name, Results(folder), spec.suites[folder.name].tables):
         rows = markdown_rows(table) if table.rows else []
         shown = Read(to_html(table))
         assert shown.rows[: len(rows)] == rows
@@ -182,13 +179,13 @@ def test_latex_has_a_table_of_booktabs_and_aligns_at_the_spread():
 
 
 def test_what_is_special_is_escaped():
-    text = to_latex(made(NASTY, note=f"{NASTY} | -1.5, ImageNet-1k, “quoted” — ≥ 3"))
+    text = to_latex(made(NASTY, note=f"{NASTY} | -1.5, ImageNet-1k, “quoted” — ≥ 3, ≈ 4"))
     escaped = (
         r"A \& B\_[5] \textless{}x\textgreater{} 100\% \$\#\{\} \textasciitilde{}\textasciicircum{} "
         r"\textbackslash{} ''q'' \texttt{-{}-a\_b}"
     )
     assert text.count(escaped) == 3
-    assert rf"{escaped} \textbar{{}} $-$1.5, ImageNet-1k, ``quoted'' --- $\geq$ 3\par" in text
+    assert rf"{escaped} \textbar{{}} $-$1.5, ImageNet-1k, ``quoted'' --- $\geq$ 3, $\approx$ 4\par" in text
     assert r"{}A \& B" in text  # a bracket at the start of a row would be an option of the line before it
     page = to_html(made(NASTY, note=f"<script>alert('{NASTY}')</script>"))
     assert "A &amp; B_[5] &lt;x&gt; 100% $#{} ~^ \\ &quot;q&quot; <code>--a_b</code>" in page

@@ -1,16 +1,15 @@
 """What is said where nothing changed, over thousands of simulated tables and reruns of a suite."""
 
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
+from committed import RESULTS
 from scipy.stats import beta
 
 from bench.check import Outcome, Sample, accuracies, compare, rows_of
 from bench.verdicts import verdicts
 
-RESULTS = Path(__file__).resolve().parent.parent / "results"
 #: A suite: the seeds and the spread of its rows, like those of the committed ones.
 ROWS = [(2, 0.5), (2, 4.0), (3, 0.3), (3, 0.9), (3, 1.4), (3, 6.0), (5, 2.8), (5, 0.6), (6, 1.0), (8, 2.0)]
 RUNS = 5000
