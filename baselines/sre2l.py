@@ -58,7 +58,8 @@ class _Statistics(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, maps: Tensor) -> tuple[Tensor, Tensor]:
-        mean = maps.mean((0, 2, 3))
+        full = torch.promote_types(maps.dtype, torch.float32)  # autocast may have reduced them
+        mean = maps.mean((0, 2, 3), dtype=full)
         variance = (maps - mean[:, None, None]).square_().mean((0, 2, 3))
         ctx.save_for_backward(maps, mean)
         return mean, variance

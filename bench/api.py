@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from baselines import own
-from bench import data
+from bench import data, ownplugins
 from bench.cells import DatasetId
 from bench.errors import UserError, near
 from bench.plan import Dataset, Plan, plan
@@ -97,13 +97,16 @@ def open_suite(
 def add_methods(files: Sequence[Path] = ()) -> None:
     """Make methods of one's own known: those of installed packages, and those in these files.
 
+    A file may define a plug-in instead.
+
     Raises:
-        UserError: a file or module defines no method.
+        UserError: a file or module defines neither.
     """
     try:
         own.add_installed()
         for file in files:
-            own.add_file(file)
+            if not ownplugins.add_file(file):
+                own.add_file(file)
     except own.NotAMethod as problem:
         raise UserError(str(problem)) from None
 
@@ -120,6 +123,7 @@ def run(
     memory: str | None = None,
     fit_check: bool = True,
     jobs: int = 1,
+    together: int = 1,
 ) -> Report:
     """Make the suite's missing cells, then write its rows, tables and figures to its results folder.
 
@@ -135,6 +139,8 @@ def run(
             GPU has, and no limit on a CPU.
         fit_check: whether anything is estimated at all.
         jobs: processes that make cells side by side, with this one's threads among them.
+        together: evaluation networks of one set that are trained at once, at most. Results then differ from
+            those of one by one in the last bits of a sum, and their rows say so.
 
     Raises:
         UserError: something is misspelt, missing, damaged or impossible.
@@ -155,7 +161,7 @@ def run(
         chosen = choose(device)
         if limit is None and fit_check:
             limit = memory_of(chosen)
-        options = runner.Options(data_dir, chosen, command, time_limit, checkpoint_every, limit)
+        options = runner.Options(data_dir, chosen, command, time_limit, checkpoint_every, limit, together)
         with jobs_beside(jobs - 1, opened, options):
             report = runner.run(opened.plan, opened.store, options, watcher)
         if jobs > 1:  # what the others made is no hit

@@ -25,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bench.device import sent
 from bench.errors import UserError, near
 
 OPS = ("color", "crop", "cutout", "flip", "scale", "rotate")
@@ -165,7 +166,7 @@ def _apply(images: Tensor, draw: Draw) -> Tensor:
 
 def _tensor(values: NDArray[Any], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     # First on the CPU, then moved: fake tensors of a device that is not there allow no other way.
-    return torch.tensor(values, dtype=dtype or like.dtype).to(like.device)
+    return sent(torch.tensor(values, dtype=dtype or like.dtype), like.device)
 
 
 def _column(values: _Floats, like: Tensor) -> Tensor:
@@ -283,6 +284,8 @@ class _Spread(torch.autograd.Function):
 
     @staticmethod
     def forward(values: Tensor, grid: Tensor) -> Tensor:
+        if torch.are_deterministic_algorithms_enabled():
+            return _spread_in_order(values, grid)
         # The second argument, the images, gives only the shape here: no gradient of the grid is asked for.
         backward = torch.ops.aten.grid_sampler_2d_backward.default
         spread: Tensor = backward(values, values, grid, 0, 0, False, [True, False])[0]
@@ -295,6 +298,25 @@ class _Spread(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return _apply_function(_Sample, gradient, *ctx.saved_tensors), None
+
+
+def _spread_in_order(values: Tensor, grid: Tensor) -> Tensor:
+    """What :class:`_Spread` gives, by sums whose order is fixed where PyTorch is told so.
+
+    The GPU's own kernel adds in whatever order its threads come.
+    """
+    n, channels, height, width = values.shape
+    x, y = (((grid[..., i] + 1) * side - 1) / 2 for i, side in enumerate((width, height)))
+    left, top = x.floor(), y.floor()
+    pixels = values.permute(0, 2, 3, 1)
+    first = torch.arange(0, n * height * width, height * width, device=values.device)[:, None, None]
+    spread = values.new_zeros(n * height * width, channels)
+    for column, row in ((left, top), (left + 1, top), (left, top + 1), (left + 1, top + 1)):
+        inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+        share = (1 - (x - column).abs()) * (1 - (y - row).abs()) * inside
+        there = first + row.clamp(0, height - 1).long() * width + column.clamp(0, width - 1).long()
+        spread = spread.index_add(0, there.flatten(), (pixels * share[..., None]).flatten(0, 2))
+    return spread.view(n, height, width, channels).permute(0, 3, 1, 2).contiguous()
 
 
 def _apply_function(function: type[torch.autograd.Function], values: Tensor, grid: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from bench.augment import DSA, for_dataset
 from bench.crops import moved, resized
 from bench.data import Dataset, parse
 from bench.pixels import PixelSpace, Space
-from bench.real import RealImages
+from bench.real import RealImages, place
 from bench.recipes import Recipe, SoftRecipe
 from bench.sets import DistilledSet
 
@@ -53,7 +53,7 @@ class SyntheticSet:
 
     def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
         """Images and labels of these indices."""
-        chosen = torch.from_numpy(indices).to(self.images.device)
+        chosen = place(torch.from_numpy(indices), self.images.device)
         return self.images[chosen], self.labels[chosen]
 
 
@@ -68,7 +68,7 @@ class RealSet:
 
     def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
         """Images and labels of these indices."""
-        chosen = torch.from_numpy(indices).to(self.images.labels.device)
+        chosen = place(torch.from_numpy(indices), self.images.labels.device)
         return self.images.batch(indices), self.images.labels[chosen]
 
 
@@ -132,7 +132,7 @@ def mixed(images: Tensor, how: str, alpha: float, rng: np.random.Generator) -> T
     if how == "none":
         return images
     share = float(rng.beta(alpha, alpha))
-    others = images[torch.from_numpy(rng.permutation(len(images))).to(images.device)]
+    others = images[place(torch.from_numpy(rng.permutation(len(images))), images.device)]
     if how == "mixup":
         return share * images + (1 - share) * others
     top, bottom, left, right = cut_box(images.shape[-1], share, rng)

@@ -9,7 +9,9 @@ from typing import Any
 
 import yaml
 
+from bench import labelcards
 from bench.data.spec import parse
+from bench.labelcards import Labels
 from bench.stats import summarise
 
 _Row = Mapping[str, Any]
@@ -25,6 +27,8 @@ class Facts:
     #: The rows of the set's parts, and of the networks that were trained on it.
     parts: Sequence[_Row]
     evaluations: Sequence[_Row]
+    #: What teachers said of the images.
+    labels: Sequence[Labels]
     #: What was made from the real data beforehand: by name, keys and (where published) rows.
     used: Mapping[str, Sequence[tuple[str, _Row | None]]]
     #: The set's pixel space, as its record says it.
@@ -113,6 +117,7 @@ def card(facts: Facts) -> str:
         "grants no rights that the source does not.",
         f"## How it was made\n\n{_made(facts)}",
         f"## Accuracy\n\n{_accuracy(facts)}",
+        *labelcards.section(facts.labels, facts.tags, facts.images, len(facts.classes)),
         f"## Loading it\n\n{_loading(facts)}",
     ]
     return "\n\n".join(parts) + "\n"
@@ -252,10 +257,7 @@ def _accuracy(facts: Facts) -> str:
     if any(seen for _, _, _, seen in groups):
         notes.append("†: a network of this architecture took part in distilling.")
     if any(soft for _, _, soft, _ in groups):
-        notes.append(
-            "“a teacher's”: trained on what a teacher says of each augmented view, as SRe2L does. Those "
-            "labels depend on the views and are not part of this export: its own labels are other ones."
-        )
+        notes.append("“a teacher's”: trained on what a teacher says of each augmented view, as SRe2L does.")
     return "\n".join(lines) + "\n\n" + " ".join(notes)
 
 

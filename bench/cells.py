@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -57,7 +57,9 @@ class Cell:
     @cached_property
     def value(self) -> dict[str, Any]:
         """The cell as a JSON value, with its kind and the version of its stage."""
-        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        own = {each.name: getattr(self, each.name) for each in fields(self)}
+        if not own.get("arithmetic"):  # keys from before there was a choice stay what they were
+            own.pop("arithmetic", None)
         # Not asdict of the whole cell: its copy of the settings took half of the time of planning.
         return {"kind": self.kind, "version": VERSIONS[self.kind], **own, "dataset": asdict(self.dataset)}
 
@@ -96,6 +98,8 @@ class PretrainCell(Cell):
     number: int
     #: Keys of the cells whose artifacts this one needs, by name.
     uses: Mapping[str, tuple[str, ...]]
+    #: What is not the default of how its networks compute (:class:`bench.arithmetic.Arithmetic`).
+    arithmetic: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -119,6 +123,8 @@ class DistilCell(Cell):
     #: Keys of the cells whose artifacts the method or the plug-in needs, by name (experts, a teacher, …), or
     #: ``file:SHA256`` for what was made elsewhere.
     uses: Mapping[str, tuple[str, ...]]
+    #: What is not the default of how its networks compute (:class:`bench.arithmetic.Arithmetic`).
+    arithmetic: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -139,6 +145,8 @@ class RelabelCell(Cell):
     #: Epochs, batch and augmentation (:attr:`bench.recipes.SoftRecipe.draws`).
     draws: Mapping[str, Any]
     seed: int
+    #: What is not the default of how its networks compute (:class:`bench.arithmetic.Arithmetic`).
+    arithmetic: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -162,6 +170,8 @@ class EvaluateCell(Cell):
     test_per_class: int | None
     seed: int
     evaluation_seed: int
+    #: What is not the default of how its networks compute (:class:`bench.arithmetic.Arithmetic`).
+    arithmetic: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from statistics import fmean, median
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from bench import pairs
@@ -24,7 +24,7 @@ from bench.figurestyle import (
 from bench.growth import Curve, curves
 from bench.results import Results
 from bench.spec import FigureSpec
-from bench.tables import frame
+from bench.spots import Spot, spots
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -245,18 +245,15 @@ def memory_scaling(spec: FigureSpec, results: Results, note: str, file: Path) ->
 def _draw_curve(axes: Axes, curve: Curve, number: int) -> tuple[float, float, str, str]:
     """Draw it; gives its end, its name and its colour."""
     x, y = zip(*curve.points, strict=True)
-    colour = COLOURS[number % len(COLOURS)]
-    axes.plot(x, y, color=colour, marker=MARKERS[number % len(MARKERS)])
+    colour, marker = _look(number)
+    axes.plot(x, y, color=colour, marker=marker)
     return float(x[-1]), y[-1], curve.method, colour
 
 
-@dataclass(frozen=True)
-class Spot:
-    """A method with and without a plug-in: MiB, seconds per set and mean accuracy in % of each."""
-
-    name: str
-    alone: tuple[float, float, float]
-    plugged: tuple[float, float, float] | None
+def _look(number: int) -> tuple[str, str]:
+    """The colour and the marker of a method by its place; no two of the first 49 are alike."""
+    again = number // len(COLOURS)
+    return COLOURS[number % len(COLOURS)], MARKERS[(number + again) % len(MARKERS)]
 
 
 def cost_accuracy(spec: FigureSpec, results: Results, note: str, file: Path) -> bool:
@@ -265,18 +262,18 @@ def cost_accuracy(spec: FigureSpec, results: Results, note: str, file: Path) -> 
     The arguments and what is returned are those of :func:`memory`; a panel pair for each dataset and IPC.
     """
     shown = spots(results.rows.values())
-    if not shown:
+    if not shown.panels:
         return False
     note += (
         " Accuracy: mean over the networks named above, which all sets have, and over seeds. An arrow leads "
-        "from a method to the same with MetaDD (filled). Seconds of distilling one set without what is "
-        "trained beforehand, on the machine that made the rows."
+        "from a method (hollow) to the same with MetaDD (filled). Seconds of distilling one set without what "
+        f"is trained beforehand, of sets made on {shown.device} alone; MiB {shown.measure}."
     )
     with style():
-        figure = _figure(_HEAD_AND_NOTE + 2.9 * len(shown))
-        grid = figure.add_gridspec(len(shown), 2)
-        methods = list(dict.fromkeys(spot.name for found in shown.values() for spot in found))
-        for i, (title, found) in enumerate(shown.items()):
+        figure = _figure(_HEAD_AND_NOTE + 2.9 * len(shown.panels))
+        grid = figure.add_gridspec(len(shown.panels), 2)
+        methods = list(dict.fromkeys(spot.name for found in shown.panels.values() for spot in found))
+        for i, (title, found) in enumerate(shown.panels.items()):
             for j, name in enumerate(("peak of distilling, MiB", "seconds of distilling a set")):
                 axes = figure.add_subplot(grid[i, j])
                 _draw_spots(axes, found, j, methods)
@@ -293,79 +290,24 @@ def _name_methods(figure: Figure, methods: Sequence[str]) -> None:
     from matplotlib.lines import Line2D
 
     handles = [
-        Line2D([], [], linestyle="", marker=MARKERS[i % len(MARKERS)], color=COLOURS[i % len(COLOURS)])
-        for i in range(len(methods))
+        Line2D([], [], linestyle="", color=colour, marker=marker)
+        for colour, marker in map(_look, range(len(methods)))
     ]
     figure.legend(handles, methods, loc="outside right upper")
 
 
-def spots(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Spot]]:
-    """The points of each panel (a dataset and IPC), of sets that have an accuracy and a cost.
-
-    Accuracies of a panel are means over the same networks: those that all of its methods have.
-    """
-    rows = list(rows)
-    evaluated, costs = frame(rows), _costs(rows)
-    found: dict[str, list[Spot]] = {}
-    if evaluated.empty:
-        return found
-    for (dataset, ipc), data in evaluated.groupby(["dataset", "ipc"], sort=False):
-        cost = {method: known for (*about, method), known in costs.items() if about == [dataset, ipc]}
-        of = data[data["method"].isin(cost)]
-        common = [str(name) for name, one in of.groupby("network") if one["method"].nunique() == len(cost)]
-        per_network = of[of["network"].isin(common)].groupby(["method", "network"], sort=False)["accuracy"]
-        accuracy = per_network.mean().groupby("method", sort=False).mean()
-        points = {str(name): (*cost[str(name)], float(mean)) for name, mean in accuracy.items()}
-        plain = dict(zip(of["method"], of["without"], strict=True))
-        panel = [
-            Spot(name, point, points.get(f"{name} + MetaDD"))
-            for name, point in points.items()
-            if plain[name] == name
-        ]
-        if len(panel) > 1:
-            found[f"{dataset}, IPC {ipc}: {', '.join(common)}"] = panel
-    return found
-
-
-def _costs(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[Any, ...], tuple[float, float]]:
-    """MiB of the largest part and seconds of all parts, mean over seeds, by dataset, IPC and method."""
-    sets: dict[tuple[Any, ...], dict[int, list[Mapping[str, Any]]]] = {}
-    for row in rows:
-        if row["current"] and row["cell"]["kind"] == "distil" and row["cost"]["updates"]:
-            for tags in (row["tags"], *row.get("also", ())):
-                name = (tags["dataset"], tags["ipc"], tags["method"])
-                parts = sets.setdefault(name, {}).setdefault(tags["seed"], [])
-                if row["cost"] not in parts:  # evaluated by several recipes
-                    parts.append(row["cost"])
-    found = {}
-    for name, seeds in sets.items():
-        peaks = [max(_peak(cost) for cost in parts) / _MIB for parts in seeds.values()]
-        seconds = [
-            sum(cost["seconds_per_update"] * cost["updates"] for cost in parts) for parts in seeds.values()
-        ]
-        if min(peaks) > 0:
-            found[name] = fmean(peaks), fmean(seconds)
-    return found
-
-
-def _peak(cost: Mapping[str, Any]) -> int:
-    """Bytes that a GPU allocated, or that were counted on a CPU; 0 where neither is known."""
-    return cost.get("peak_allocated_bytes") or cost.get("peak_live_bytes") or 0
-
-
 def _draw_spots(axes: Axes, found: Sequence[Spot], cost: int, methods: Sequence[str]) -> None:
+    """Draw the spots whose cost is known."""
     axes.set_xscale("log")
     for spot in found:
-        i = methods.index(spot.name)
-        colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
-        x, y = spot.alone[cost], spot.alone[2]
-        axes.plot(x, y, marker, markerfacecolor="white", markeredgecolor=colour)
-        if spot.plugged is not None:
-            end = spot.plugged[cost], spot.plugged[2]
-            axes.annotate(
-                "", end, (x, y), arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": 0.8}
-            )
-            axes.plot(*end, marker, color=colour)
+        colour, marker = _look(methods.index(spot.name))
+        start, end = ((each[cost], each[2]) if each else (None, 0.0) for each in (spot.alone, spot.plugged))
+        if start[0] is not None and end[0] is not None:
+            how = {"arrowstyle": "-|>", "color": colour, "linewidth": 0.8}
+            axes.annotate("", end, start, arrowprops=how)
+        for (x, y), fill in ((start, "white"), (end, colour)):
+            if x is not None:
+                axes.plot(x, y, marker, markerfacecolor=fill, markeredgecolor=colour, markersize=6.5)
     axes.margins(0.1, 0.1)
     _plain_numbers(axes.xaxis)
     axes.grid()

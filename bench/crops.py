@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from baselines.crops import Window
+from bench.device import sent
 
 
 def moved(images: Tensor, shifts: NDArray[np.int64], mirrored: NDArray[np.bool_], outside: Tensor) -> Tensor:
@@ -64,4 +65,4 @@ def _positions(first: NDArray[np.float64], length: NDArray[np.float64], size: in
 
 
 def _there(values: NDArray[Any], like: Tensor) -> Tensor:
-    return torch.from_numpy(values).to(like.device)
+    return sent(torch.from_numpy(values), like.device)

@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
+import re
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from bench import memory
+from bench.arithmetic import REFERENCE, Arithmetic
 from bench.errors import UserError
+
+#: The share of a GPU's memory that stored images may take; more stay with the host, read as they are drawn.
+SHARE_FOR_IMAGES = 0.25
+#: What cuBLAS needs to know before it starts to give the same bits every time.
+_CUBLAS = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+#: How PyTorch's warnings begin of an operator that may give other bits the next time.
+_WARNED = re.compile(
+    r"\s*(?P<name>.+?)\s+(?:does not have a deterministic implementation|defaults to a non-deterministic)"
+)
 
 
 def choose(name: str) -> torch.device:
@@ -19,6 +38,8 @@ def choose(name: str) -> torch.device:
     Raises:
         UserError: ``cuda`` is asked for and there is none.
     """
+    if name != "cpu":
+        os.environ.setdefault(*_CUBLAS)  # before anything starts on a GPU, and for processes to come
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
@@ -88,3 +109,162 @@ def peak(device: torch.device) -> dict[str, int]:
     if device.type != "cuda":
         return {}
     return {f"peak_{what}_bytes": number for what, number in memory.device_peak(device).items()}
+
+
+def release(device: torch.device) -> None:
+    """Give a GPU's memory that nothing holds back to the driver: after a cell that ran out of it."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def holds(device: torch.device, size: int) -> bool:
+    """Whether stored images of ``size`` bytes are kept on the device; a CPU reads them from the disk."""
+    whole = memory_of(device)
+    return device.type != "cpu" and (whole is None or size <= SHARE_FOR_IMAGES * whole)
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A CPU tensor on the device. A GPU is not waited for: the copy is made from pinned memory."""
+    if device.type == "cpu":
+        return tensor.to(device)
+    if device.type == "cuda" and not isinstance(tensor, FakeTensor):
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+@dataclass
+class Computing:
+    """What is in force while a cell is made: its arithmetic on its device, and what turned out.
+
+    Attributes:
+        not_deterministic: the operators that PyTorch said may give other bits the next time, by its names.
+
+    """
+
+    device: torch.device
+    arithmetic: Arithmetic
+    not_deterministic: set[str] = field(default_factory=set)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What a row's provenance says; a CPU gives equal bits for equal threads without being told."""
+        record = self.arithmetic.described
+        if self.device.type == "cuda":
+            record |= {"deterministic": True, "not_deterministic": sorted(self.not_deterministic)}
+        return record
+
+
+#: What is in force; :func:`computing` changes it.
+_now = Computing(torch.device("cpu"), REFERENCE)
+
+
+@contextmanager
+def computing(device: torch.device, arithmetic: Arithmetic = REFERENCE) -> Iterator[Computing]:
+    """Compute so inside; what was set before is put back, and the same inside of itself changes nothing.
+
+    Not for two threads at once.
+
+    On a GPU ``fp32`` is what it says: PyTorch's own default lets cuDNN's convolutions round to TF32. And
+    operators that have a deterministic form take it; the others are taken down.
+
+    Raises:
+        UserError: the device cannot.
+    """
+    global _now
+    check(device, arithmetic)
+    before = _now
+    if (before.device.type, before.arithmetic) == (device.type, arithmetic):
+        yield before
+        return
+    found = Computing(device, arithmetic)
+    with ExitStack() as undo:
+        if device.type == "cuda":
+            _set_precision("tf32" if arithmetic.precision == "tf32" else "ieee", undo)
+            _set_deterministic(undo)
+            undo.enter_context(_warnings_into(found.not_deterministic))
+        _now = found
+        try:
+            yield found
+        finally:
+            _now = before
+
+
+def recorded(device: torch.device) -> dict[str, Any]:
+    """What is in force, for the provenance of what is being made on this device."""
+    return _now.record if _now.device.type == device.type else Computing(device, REFERENCE).record
+
+
+def check(device: torch.device, arithmetic: Arithmetic) -> None:
+    """Refuse what the device cannot compute.
+
+    Raises:
+        UserError: TF32 is asked for on a CPU, or bfloat16 on a GPU that has none.
+    """
+    if arithmetic.precision == "tf32" and device.type == "cpu":
+        raise UserError("precision: tf32 is for GPUs alone; on a CPU take fp32 or bf16, or run --device cuda")
+    if arithmetic.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise UserError(f"precision: {describe(device)} has no bf16; take fp32")
+
+
+def reduced(device_type: str) -> Any:
+    """A context around a network's forward: autocast to bfloat16 where that is in force, else nothing."""
+    if _now.arithmetic.precision != "bf16":
+        return nullcontext()
+    return torch.autocast(device_type, torch.bfloat16)
+
+
+def laid_out(images: Tensor) -> Tensor:
+    """Images [N, 3, H, W] as networks are given them: channels last where that is in force.
+
+    Convolutions then hand the layout on. Parameters keep theirs, for others take them as one flat vector; a
+    convolution brings its own into the images' layout.
+    """
+    if _now.arithmetic.channels_last and images.dim() == 4:
+        return images.contiguous(memory_format=torch.channels_last)
+    return images
+
+
+def _set_precision(precision: str, undo: ExitStack) -> None:
+    """That of matrix products, convolutions and recurrent layers in 32 bits (torch.backends, from 2.9 on)."""
+    cudnn: Any = torch.backends.cudnn
+    for place in (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn):
+        undo.callback(setattr, place, "fp32_precision", place.fp32_precision)
+        place.fp32_precision = precision
+
+
+def _set_deterministic(undo: ExitStack) -> None:
+    cudnn, deterministic = torch.backends.cudnn, torch.utils.deterministic
+    for place, name, value in (
+        (cudnn, "deterministic", True),
+        (cudnn, "benchmark", False),
+        # Or every new tensor is filled with NaN first.
+        (deterministic, "fill_uninitialized_memory", False),
+    ):
+        undo.callback(setattr, place, name, getattr(place, name))
+        setattr(place, name, value)
+    warn = torch.is_deterministic_algorithms_warn_only_enabled()
+    undo.callback(
+        torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled(), warn_only=warn
+    )
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+@contextmanager
+def _warnings_into(found: set[str]) -> Iterator[None]:
+    """Take PyTorch's warnings of operators that are not deterministic down, by name; others go on."""
+    with warnings.catch_warnings():
+        others = warnings.showwarning
+
+        def show(message: Warning | str, *rest: Any, **named: Any) -> None:
+            said = _WARNED.match(str(message))
+            if said is not None:
+                found.add(said["name"].strip("`'\""))
+            elif "not deterministic because it uses CuBLAS" in str(message):
+                found.add("cuBLAS")
+            else:
+                others(message, *rest, **named)
+
+        for text in (_WARNED.pattern, "(?s).*not deterministic because it uses CuBLAS"):
+            warnings.filterwarnings("always", message=text)
+        warnings.showwarning = show
+        yield

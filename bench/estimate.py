@@ -13,12 +13,13 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bench import standins
+from bench.arithmetic import arithmetic_of
 from bench.cells import DatasetId, DistilCell, canonical
 from bench.data import Dataset, Identity
-from bench.device import images_with_graph
+from bench.device import computing, images_with_graph
 from bench.errors import CellFailure
 from bench.fit import Fit, changed, fit, knobs_of
-from bench.holders import Holder, count_by_holder
+from bench.holders import CPU, Holder, count_by_holder
 from bench.measures import ABOUT, rows
 from bench.plan import Dataset as PlannedDataset
 from bench.plan import Plan, plan
@@ -124,7 +125,10 @@ class Estimator:
         try:
             used = self._stand_ins.used(cell, mode)
             dataset = self._datasets[cell.dataset]
-            with mode, few_pieces(dataset):
+            arithmetic = arithmetic_of(cell.value)
+            if arithmetic.precision == "tf32":  # which a CPU has not, and which takes what fp32 takes
+                arithmetic = arithmetic.but("fp32", None)
+            with mode, few_pieces(dataset), computing(CPU, arithmetic):
                 found = count_by_holder(shortened(cell), dataset, self._device, used)
         except CellFailure as failure:
             trouble = str(failure)

@@ -9,7 +9,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from bench import cards
-from bench.cells import DatasetId, DistilCell, canonical
+from bench import cards, labelcards
+from bench.cells import DatasetId, DistilCell, RelabelCell, canonical
 from bench.errors import UserError, near
 from bench.files import sync, write_text
+from bench.labelcards import Labels
 from bench.results import PLATE, Results
 from bench.store import Store
 
@@ -61,6 +62,18 @@ class Chosen:
             for row in rows
             if row["current"]
             and row["cell"]["kind"] == "evaluate"
+            and tuple(row["cell"]["images"]) == self.keys
+        ]
+
+    @property
+    def labels(self) -> list[Labels]:
+        """What teachers said of it, for networks that were trained on that."""
+        rows = self.results.rows
+        return [
+            Labels(row, rows.get(row["cell"]["teacher"]))
+            for row in rows.values()
+            if row["current"]
+            and row["cell"]["kind"] == "relabel"
             and tuple(row["cell"]["images"]) == self.keys
         ]
 
@@ -113,7 +126,13 @@ def choose(
     return chosen
 
 
-def export(chosen: Chosen, folder: Path, store: Path = Path("store"), about_suite: str = "") -> Exported:
+def export(
+    chosen: Chosen,
+    folder: Path,
+    store: Path = Path("store"),
+    about_suite: str = "",
+    soft_labels: bool = False,
+) -> Exported:
     """Write a set to ``folder``, which comes into being whole or not at all.
 
     Args:
@@ -121,18 +140,27 @@ def export(chosen: Chosen, folder: Path, store: Path = Path("store"), about_suit
         folder: new or empty.
         store: the folder of finished cells, for sets too large to be published.
         about_suite: what a reader must know of the suite.
+        soft_labels: also what teachers said of the images, which may take more space than these.
 
     Raises:
-        UserError: the folder is in use, or the images are not here or damaged.
+        UserError: the folder is in use; or images or labels are not here, or damaged.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         what = "is not empty" if folder.is_dir() else "is a file"
         raise UserError(f"--to {folder}: {what}; a new or empty folder is expected")
-    found = _Pixels.of(chosen, Store(store, chosen.results))
+    opened = Store(store, chosen.results)
+    found, labels = _Pixels.of(chosen, opened), chosen.labels
+    files = [_artifact(opened, _cell(each.row), labelcards.FILE) for each in labels] if soft_labels else []
+    if soft_labels and not files:
+        raise UserError(f"{chosen.words}: --soft-labels: no teacher has labelled this set")
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         found.save(work, chosen)
+        labels = [replace(each, there=soft_labels) for each in labels]
+        for each, file in zip(labels, files, strict=False):  # no files where they are not asked for
+            (work / each.path).parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, work / each.path)
         clamped, values = found.save_pictures(work / IMAGES)
         rows, cell = chosen.results.rows, chosen.parts[0]["cell"]
         facts = cards.Facts(
@@ -141,6 +169,7 @@ def export(chosen: Chosen, folder: Path, store: Path = Path("store"), about_suit
             tags=chosen.tags,
             parts=chosen.parts,
             evaluations=chosen.evaluations,
+            labels=labels,
             used={name: [(key, rows.get(key)) for key in keys] for name, keys in cell["uses"].items()},
             space=found.space,
             step_size=None if found.step_size is None else float(found.step_size),
@@ -292,17 +321,21 @@ def _none(results: Path, suite: str | None, cell: str | None, only: Mapping[str,
     return text
 
 
-def _cell(row: _Row) -> DistilCell:
+_KINDS: dict[str, type[DistilCell] | type[RelabelCell]] = {"distil": DistilCell, "relabel": RelabelCell}
+
+
+def _cell(row: _Row) -> DistilCell | RelabelCell:
     """The cell that a row is of."""
-    about = row["cell"]
-    names = ("method", "settings", "ipc", "part", "network", "plugin", "seed", "uses")
-    cell = DistilCell(DatasetId(**about["dataset"]), **{name: about[name] for name in names})
-    if cell.key != row["key"]:
+    about = {name: value for name, value in row["cell"].items() if name not in ("kind", "version")}
+    about["dataset"] = DatasetId(**about["dataset"])
+    known = _KINDS[row["cell"]["kind"]]
+    cell = known(**about) if about.keys() <= {each.name for each in fields(known)} else None
+    if cell is None or cell.key != row["key"]:
         raise UserError(f"cell {row['key'][:12]} was made by another version of this suite; run it again")
     return cell
 
 
-def _artifact(store: Store, cell: DistilCell, name: str) -> Path:
+def _artifact(store: Store, cell: DistilCell | RelabelCell, name: str) -> Path:
     path = store.artifact(cell, name)
     if path is None:
         raise UserError(

@@ -5,38 +5,11 @@ from __future__ import annotations
 import csv
 import html
 import io
-import re
 from collections.abc import Callable, Sequence
 
-from bench.tables import MISSING, SEEN, Table, TableCell, range_of
-
-#: Characters that LaTeX does not print as they stand.
-_LATEX = {
-    **{each: f"\\{each}" for each in "{}$&#%_"},
-    "\\": r"\textbackslash{}",
-    "^": r"\textasciicircum{}",
-    "~": r"\textasciitilde{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': "''",
-    "`": r"\textasciigrave{}",
-    "±": r"$\pm$",
-    "−": "$-$",
-    "×": r"$\times$",
-    "≤": r"$\leq$",
-    "≥": r"$\geq$",
-    "≈": r"$\approx$",
-    "→": r"$\rightarrow$",
-    "†": r"$^{\dagger}$",
-    "…": r"\ldots{}",
-    "“": "``",
-    "”": "''",
-    "—": "---",
-    "–": "--",
-}
-_MINUS = re.compile(r"(?<![\w-])-(?=\d)")
-_CODE = re.compile(r"`([^`]+)`")
+from bench.latex import to_latex
+from bench.tables import MISSING, Table, TableCell, range_of
+from bench.wording import CODE, number_text
 
 
 def to_markdown(table: Table) -> str:
@@ -92,61 +65,6 @@ def to_csv(table: Table) -> str:
     return out.getvalue()
 
 
-def to_latex(table: Table) -> str:
-    """A LaTeX ``table`` with booktabs: numbers aligned at ±, and all scaled down where it is too wide."""
-    lines = [
-        r"% Needs \usepackage{booktabs} and \usepackage{graphicx}.",
-        r"\begin{table}[htbp]",
-        r"\centering",
-        rf"\caption{{{_latex(table.title)}}}",
-        rf"\label{{tab:{re.sub(r'[^A-Za-z0-9.:-]', '-', table.name)}}}",
-    ]
-    if table.rows:
-        lines += [r"\sbox0{%", *_tabular(table), "}%"]
-        lines.append(r"\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi")
-    lines.append(r"\par\medskip\begin{minipage}{\linewidth}\footnotesize\setlength{\parskip}{2pt}")
-    lines += [rf"{_latex(note)}\par" for note in (*table.header, *table.notes)]
-    return "\n".join([*lines, r"\end{minipage}", r"\end{table}", ""])
-
-
-def _tabular(table: Table) -> list[str]:
-    """The lines of the tabular: a column of LaTeX per name of a row, and two per number."""
-    head = [_latex(name) for name in table.row_names]
-    head += [rf"\multicolumn{{2}}{{c}}{{{_latex(column)}}}" for column in table.columns]
-    lines = [
-        rf"\begin{{tabular}}{{{'l' * len(table.row_names)}{'r@{}l' * len(table.columns)}}}",
-        r"\toprule",
-        rf"{' & '.join(head)} \\",
-        r"\midrule",
-    ]
-    for row in table.rows:
-        about = [_latex(text) for text in row.about]
-        body = [_halves(row.cells.get(column)) for column in table.columns]
-        # An empty group, because \\ and \midrule would take a [ or * that follows for their own.
-        lines.append(rf"{{}}{' & '.join([*about, *body])} \\")
-    return [*lines, r"\bottomrule", r"\end{tabular}"]
-
-
-def _halves(cell: TableCell | None) -> str:
-    """A number's two columns: up to what is aligned, and the rest; one across both where it has no parts."""
-    before, after = _parts(cell)
-    if not after:
-        return rf"\multicolumn{{2}}{{c}}{{{_latex(before)}}}"
-    halves = [_latex(before), _latex(after)]
-    if cell and cell.bold:
-        halves = [rf"\textbf{{{text}}}" for text in halves]
-    return f"{halves[0]} & ~{halves[1]}"
-
-
-def _latex(text: str) -> str:
-    """Text with what is special to LaTeX escaped, and what stands between backticks in typewriter."""
-    parts = ["".join(_LATEX.get(each, each) for each in part) for part in _CODE.split(text)]
-    for i, part in enumerate(parts):
-        # Two hyphens would become a dash, and the hyphen before a number is a minus.
-        parts[i] = rf"\texttt{{{part.replace('--', '-{}-')}}}" if i % 2 else _MINUS.sub("$-$", part)
-    return "".join(parts)
-
-
 def to_html(table: Table) -> str:
     """One ``<table>``, title and header its caption, the notes at its foot; it needs no style sheet."""
     header = "".join(f"<p>{html_text(note)}</p>" for note in table.header)
@@ -178,32 +96,11 @@ def _html_cell(cell: TableCell | None) -> str:
 
 def html_text(text: str) -> str:
     """Text with what is special to HTML escaped, and what stands between backticks as code."""
-    return _CODE.sub(r"<code>\1</code>", html.escape(text))
+    return CODE.sub(r"<code>\1</code>", html.escape(text))
 
 
 def _markdown(cell: TableCell | None) -> str:
     return f"**{number_text(cell)}**" if cell and cell.bold else number_text(cell)
-
-
-def number_text(cell: TableCell | None) -> str:
-    """A number as every form but CSV says it."""
-    return " ".join(part for part in _parts(cell) if part)
-
-
-def _parts(cell: TableCell | None) -> tuple[str, str]:
-    """A number as text: up to where LaTeX aligns it, and the rest; the rest is empty where there is none."""
-    cell = cell or TableCell()
-    if (it := cell.summary) is None:
-        return cell.missing, ""
-    if cell.text is not None:
-        return cell.text, f"({it.n})"
-    mark, places = SEEN if cell.seen else "", cell.decimals
-    if cell.difference:
-        low, high = it.interval
-        between = "" if low is None else f"[{low:.{places}f}, {high:.{places}f}] "
-        return f"{it.mean:+.{places}f}{mark}", f"{between}({it.n})"
-    spread = "" if it.std is None else f"± {it.std:.{places}f} "
-    return f"{it.mean:.{places}f}{mark}", f"{spread}({it.n or '?'})"
 
 
 #: How a table is printed, by the name of the format.

@@ -14,6 +14,7 @@ from baselines import METHODS, Entry, MethodSettings, Task
 from baselines.base import Need
 from bench import recipes
 from bench.analyses import Analyses
+from bench.arithmetic import Arithmetic
 from bench.cells import (
     AUXILIARY,
     WHOLE_TRAINING_SET,
@@ -100,12 +101,14 @@ class _Distilled:
     network: str | None
     plugin: Mapping[str, Any]
     uses: Mapping[str, tuple[str, ...]]
+    arithmetic: Mapping[str, Any]
 
     def cells(self, seed: int) -> list[DistilCell]:
         return [
             DistilCell(
                 *(self.dataset, self.method, self.settings, images, part),
                 *(self.network, self.plugin, seed, self.uses),
+                arithmetic=self.arithmetic,
             )
             for part, images in enumerate(self.parts)
         ]
@@ -129,7 +132,10 @@ class Rows:
         self._dataset = dataset
         self._evaluation = block.evaluate or suite.evaluate
         teacher = suite.teacher if block.teacher is None else block.teacher
-        self._needs = Needs(dataset.id, teacher, files)
+        # Teachers and experts are shared by blocks, so they are made in the suite's arithmetic.
+        common = Arithmetic(suite.precision, suite.channels_last)
+        self._needs = Needs(dataset.id, teacher, files, common)
+        self._arithmetic = common.but(block.precision, block.channels_last).value
         if (asked := self._evaluation.test_per_class) and asked > dataset.smallest_test:
             raise UserError(
                 f"{where}.evaluate.test_per_class: {asked} asked for, but the smallest test class of "
@@ -222,7 +228,9 @@ class Rows:
             labels = None
             if isinstance(recipe, SoftRecipe):
                 assert teacher is not None
-                labelled = RelabelCell(self._dataset.id, images, teacher, recipe.draws, seed)
+                labelled = RelabelCell(
+                    *(self._dataset.id, images, teacher, recipe.draws, seed), arithmetic=self._arithmetic
+                )
                 yield Planned(labelled, {**row, "seed": seed})
                 labels = labelled.key
             yield from self._evaluations(images, labels, recipe, seed, row, seen)
@@ -249,6 +257,7 @@ class Rows:
             cell = EvaluateCell(
                 *(self._dataset.id, images, labels, network, values),
                 *(self._evaluation.test_per_class, seed, evaluation_seed),
+                arithmetic=self._arithmetic,
             )
             tags = {**row, "seed": seed, "network": network, "evaluation_seed": evaluation_seed}
             yield Planned(cell, tags | {"seen": seen_here[network]})
@@ -303,7 +312,9 @@ class Rows:
         uses |= {AUXILIARY + name: keys for name, keys in auxiliary.items()}
         seen |= auxiliary.keys()
         parts = settings.parts(ipc)
-        return _Distilled(self._dataset.id, method, values, parts, network, plugged, uses), seen
+        arithmetic = self._arithmetic if settings.learns else {}
+        about = (self._dataset.id, method, values, parts, network, plugged, uses, arithmetic)
+        return _Distilled(*about), seen
 
     def _recipe(self, own: str) -> Recipe:
         """The block's recipe; ``own`` is the method's, for ``authors``."""
@@ -337,6 +348,8 @@ class Rows:
                 f"{where}: {method} has no loss of its own, so `rho` is a share of nothing; say `weight`"
             )
         values = {"name": named.name, "version": chosen.version, **chosen.model_dump(mode="json")}
+        if source := PLUGINS[named.name].source:
+            values["source"] = source
         keys: dict[str, tuple[str, ...]] = {}
         for name, training in chosen.auxiliary.items():
             made = self._needs.need(name, Need("classifier", training), f"{where}.training.{name}")

@@ -14,16 +14,16 @@ import numpy as np
 
 from bench.cells import canonical
 
-#: What a peak may grow with, and what one more of it is called.
+#: What a peak may grow with, what one more of it is called, and how a range of it is.
 AXES = {
-    "ipc": "image per class",
-    "steps": "student step",
-    "networks": "auxiliary network",
-    "size": "pixel of the image's side",
+    "ipc": ("one more image per class", "IPC {}"),
+    "steps": ("one more student step", "{} steps"),
+    "networks": ("one more auxiliary network", "{} networks"),
+    "size": ("a thousand pixels more in an image", "{} pixels a side"),
 }
 #: A curve is a line where no point is further from it than this share of the largest.
 STRAIGHT = 0.01
-#: So many points at least: two are always on a line.
+#: So many points can be a line: two always are.
 _FEWEST = 3
 _MIB = 2**20
 #: What tells methods apart where their name does not: it may have the number in it that the curve is about.
@@ -45,7 +45,7 @@ class Law:
     """The line of least squares through a curve.
 
     Attributes:
-        slope: MiB for one more.
+        slope: MiB for one more (:data:`AXES`: of the image's side not one pixel, but a thousand of its area).
         intercept: MiB at none.
         off: how far the furthest point is from the line, as a share of the largest peak.
 
@@ -72,8 +72,10 @@ def curves(rows: Iterable[Mapping[str, Any]]) -> list[Curve]:
     known = [row for row in known if row["cell"]["device"] == max(devices)]  # "cuda" before "cpu"
     found: dict[tuple[Any, ...], dict[int, float]] = {}
     names: dict[tuple[Any, ...], str] = {}
-    for row in known:
-        where, mib = _coordinates(row), row["result"]["peak_live_bytes"] / _MIB
+    # A measure may be in several rows of a table: a part of SRe2L's set is the same at each IPC.
+    tagged = [(row, tags) for row in known for tags in (row["tags"], *row.get("also", ()))]
+    for row, tags in tagged:
+        where, mib = _coordinates(row, tags), row["result"]["peak_live_bytes"] / _MIB
         for axis in AXES:
             if where[axis] is None:
                 continue
@@ -89,29 +91,39 @@ def curves(rows: Iterable[Mapping[str, Any]]) -> list[Curve]:
     ]
 
 
-def law(curve: Curve) -> Law | None:
-    """The line through a curve; None of fewer than three points."""
-    if len(curve.points) < _FEWEST:
-        return None
+def law(curve: Curve) -> Law:
+    """The line through a curve; against the image's side through its square, the number of pixels."""
     x, y = np.array(curve.points, float).T
+    if curve.axis == "size":
+        x = x**2 / 1000
     slope, intercept = np.polynomial.Polynomial.fit(x, y, 1).convert(domain=(-1, 1)).coef[::-1].tolist()
     off = float(np.abs(y - (intercept + slope * x)).max() / y.max())
     return Law(slope, intercept, off)
 
 
-def sentences(found: Iterable[Curve]) -> Iterator[str]:
-    """Each curve's law in words, with the range that it was found in."""
+def notes(found: Iterable[Curve]) -> Iterator[str]:
+    """How the peaks of methods alone grow, a sentence for each axis; against networks those with MetaDD.
+
+    Of two points there is the slope and no claim that it is a line; against networks, which differ, nothing.
+    """
+    by_axis: dict[str, dict[str, list[str]]] = {axis: {} for axis in AXES}
     for curve in found:
-        line = law(curve)
-        if line is None:
+        two = len(curve.points) < _FEWEST
+        if two if curve.axis == "networks" else " + " in curve.method:
             continue
-        name, (first, last) = AXES[curve.axis], (curve.points[0][0], curve.points[-1][0])
-        about = f"{curve.method}, {curve.dataset}, {first} to {last}"
-        if line.straight:
-            yield f"{about}: {line.slope:+,.2f} MiB per {name}, from {line.intercept:,.1f} MiB"
-        else:
-            ends = f"{curve.points[0][1]:,.1f} to {curve.points[-1][1]:,.1f} MiB"
-            yield f"{about}: {ends}, no line ({100 * line.off:.0f}% off) per {name}"
+        first, last = curve.points[0], curve.points[-1]
+        span = AXES[curve.axis][1].format(f"{first[0]} {'and' if two else 'to'} {last[0]}")
+        line = law(curve)
+        words = f"{curve.method} {line.slope:+,.2f}"
+        if not line.straight:
+            words = f"{curve.method} no line, {first[1]:,.1f} to {last[1]:,.1f}"
+        elif not two:
+            words += f" from {line.intercept:,.1f}"
+        by_axis[curve.axis].setdefault(f"{curve.dataset}, {span}", []).append(words)
+    for axis, groups in by_axis.items():
+        if groups:
+            parts = [f"{about}: {', '.join(words)}" for about, words in groups.items()]
+            yield f"Estimated growth by {AXES[axis][0]}, in MiB. {'; '.join(parts)}."
 
 
 def _counts(row: Mapping[str, Any]) -> bool:
@@ -120,9 +132,9 @@ def _counts(row: Mapping[str, Any]) -> bool:
     return bool(row["current"] and cell["what"] == "distil" and cell["how"] == "estimate" and peak)
 
 
-def _coordinates(row: Mapping[str, Any]) -> dict[str, Any]:
+def _coordinates(row: Mapping[str, Any], tags: Mapping[str, Any]) -> dict[str, Any]:
     """Where a row stands on each axis (None: it does not), and what else tells it from others."""
-    of, tags = row["cell"]["of"], row["tags"]
+    of = row["cell"]["of"]
     settings = of["settings"]
     inner = settings.get("inner")
     steps = (inner if isinstance(inner, Mapping) else settings).get("syn_steps")

@@ -7,7 +7,7 @@ entered under whoever was at work when it was first seen. A tensor that outlives
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from functools import wraps
@@ -26,6 +26,7 @@ from bench.memory import LiveBytes
 from bench.plugins import Plugged
 from bench.stages import distill, tools
 from bench.stages.tools import HarnessTools
+from metadd import plugin as metadd_plugin
 
 CPU = torch.device("cpu")
 
@@ -53,14 +54,20 @@ class ByHolder(LiveBytes):
     Args:
         owners: whose a module is that is held from the start, by ``id``; other modules are the method's and
             tensors the images'.
+        away: modules that are elsewhere than where the bytes are counted, and count for nothing.
 
     Attributes:
         at_peak: the bytes of each holder when the sum of all was largest. Kept after exit.
 
     """
 
-    def __init__(self, owners: Mapping[int, Holder]) -> None:
+    def __init__(self, owners: Mapping[int, Holder], away: Iterable[nn.Module] = ()) -> None:
         super().__init__()
+        self._away = {
+            id(tensor.untyped_storage())
+            for module in away
+            for tensor in (*module.parameters(), *module.buffers())
+        }
         self.at_peak: dict[Holder, int] = dict.fromkeys(Holder, 0)
         self._owners = owners
         self._at_work = [Holder.method]
@@ -120,6 +127,8 @@ class ByHolder(LiveBytes):
             self.at_peak = dict(self._bytes)
 
     def _count(self, tensor: Tensor) -> None:
+        if id(tensor.untyped_storage()) in self._away:
+            return
         before = self.current
         super()._count(tensor)
         if self.current != before:  # a new storage, or one of a new size
@@ -139,17 +148,20 @@ def count_by_holder(
     """What :func:`bench.stages.distill.count_live_bytes` counts, by holder: bytes at the peak.
 
     The tensors are on the CPU, fake or real. ``device`` says only as where: a GPU is given larger batches,
-    and the stored training images lie on it. Not for two threads at once.
+    the stored training images lie on it, and with ``offload`` one of MetaDD's networks at a time. Not for two
+    threads at once.
 
     Raises:
         CellFailure: the method cannot work with what it is given.
     """
     owners = {id(thing): _owner(name) for name, thing in used.items()}
-    stored = []
+    stored, away = list[Tensor](), list[nn.Module]()
     if device.type != "cpu":
         stored = [torch.empty(dataset.train.images.shape, dtype=torch.uint8)]
         owners[id(stored[0])] = Holder.real
-    counter = ByHolder(owners)
+        if cell.plugin.get("offload"):
+            away = [thing for name, thing in used.items() if name.startswith(AUXILIARY)]
+    counter = ByHolder(owners, away)
     with ExitStack() as undo:
 
         def replace(owner: Any, name: str, value: Any) -> None:
@@ -159,6 +171,8 @@ def count_by_holder(
         replace(distill, "LiveBytes", lambda held: counter.holding([*held, *stored]))
         replace(tools, "images_per_forward", lambda _, size: devices.images_per_forward(device, size))
         replace(plugins, "images_with_graph", lambda _, size: devices.images_with_graph(device, size))
+        if away:
+            replace(metadd_plugin, "_called_with", _visiting(metadd_plugin._called_with))
         for owner, name, holder in _WORK:
             replace(owner, name, _working(getattr(owner, name), counter, holder))
         replace(DSA, "apply", _augmenting(DSA.apply, counter))
@@ -206,6 +220,17 @@ def _augmenting(apply: Callable[..., Tensor], counter: ByHolder) -> Callable[...
     def wrapped(augment: DSA, images: Tensor, *arguments: Any) -> Tensor:
         real = counter.holder_of(images) is Holder.real
         return (of_real if real else apply)(augment, images, *arguments)
+
+    return wrapped
+
+
+def _visiting(called_with: Callable[..., Any]) -> Callable[..., Any]:
+    """Networks that visit the device: there they are copies, which their host lets go of after their turn."""
+
+    @wraps(called_with)
+    def wrapped(module: nn.Module, state: dict[str, Tensor]) -> Any:
+        state.update({name: tensor.clone() for name, tensor in state.items()})
+        return called_with(module, state)
 
     return wrapped
 

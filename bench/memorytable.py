@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench import overhead, pairs
+from bench import growth, overhead, pairs
 from bench.overhead import COLUMNS, NOT_MEASURED, OF_SETS, Overhead
 from bench.spec import TableSpec
 from bench.tables import NAMES, Table, TableCell, TableRow, row_tags
@@ -21,7 +21,6 @@ _MEASURES = {
 _DETAILS = ("percent_of_alone", "measure")
 #: With measures beside the runs: where a row's numbers come from, and what a GPU took.
 _FROM = "From"
-_DEVICES = {"cpu": "CPU", "cuda": "GPU"}
 _ON_GPU = tuple(f"{column} (GPU)" for column in OF_SETS)
 #: Where numbers come from, from the first choice on.
 _RUNS, _COUNTED, _AS_GPU, _AS_CPU, _GPU = (
@@ -89,8 +88,10 @@ def memory_table(
         header: what stands before it.
         measures: rows of measures.
     """
+    measures = list(measures)
     if not (measured := overhead.measured(measures)).empty:
-        return _side_by_side(name, spec, distilled, measured, header)
+        table = _side_by_side(name, spec, distilled, measured, header)
+        return replace(table, notes=(*table.notes, *_growth(measures)))
     empty = Table(name, spec.title, tuple(header), notes=("No finished distillation yet.",), details=_DETAILS)
     if distilled.empty:
         return empty
@@ -103,7 +104,7 @@ def memory_table(
     rows = []
     under: dict[str, None] = {}
     for found in overhead.overheads(data, by, _mib):
-        under |= _generator(found)
+        under |= overhead.generator(found)
         cells = {column: _with_measure(cell, measure) for column, cell in found.cells.items()}
         rows.append(TableRow(found.about(by), cells))
     header = (*header, _measured(measure, data))
@@ -119,7 +120,7 @@ def _side_by_side(
     sources = _sources(distilled, measured)
     there = pd.concat([data for data in sources.values() if not data.empty] or [pd.DataFrame()])
     if there.empty:
-        notes = ("No memory was measured yet.", *_trouble(measured))
+        notes = ("No memory was measured yet.", *overhead.troubles(measured))
         return Table(name, spec.title, tuple(header), notes=notes, details=_DETAILS)
     by = row_tags(spec, there[there["plugin"] == pairs.NONE])
     by += [] if "method" in by else ["method"]
@@ -127,7 +128,7 @@ def _side_by_side(
     rows = []
     under: dict[str, None] = {}
     for about, (source, found) in overhead.fullest(blocks).items():
-        under |= _generator(found)
+        under |= overhead.generator(found)
         measure = "peak_allocated_bytes" if source == _GPU else "peak_live_bytes"
         cells = {column: _with_measure(cell, measure) for column, cell in found.cells.items()}
         gpu, estimate = (blocks[each].get(about) for each in (_GPU, _AS_GPU))
@@ -139,7 +140,7 @@ def _side_by_side(
         *header,
         "Memory in MiB: the peak of live tensor bytes, counted while updates ran or estimated.",
     )
-    notes = (*_notes(under), _gpu_note(gpus), *_trouble(measured))
+    notes = (*_notes(under), _gpu_note(gpus), *overhead.troubles(measured))
     names = (*(NAMES[tag] for tag in by), _FROM)
     return Table(name, spec.title, header, names, (*COLUMNS, *_ON_GPU), tuple(rows), notes, _DETAILS)
 
@@ -180,12 +181,6 @@ def _mib(value: float) -> str:
     return f"{value:.1f}"
 
 
-def _generator(found: Overhead) -> dict[str, None]:
-    """The name of the row that stands for GLaD, if one does."""
-    glad = found.sets[2]
-    return {} if glad is None else {glad["method"].iloc[0]: None}
-
-
 def _with_measure(cell: TableCell, measure: str) -> TableCell:
     return replace(cell, details={"percent_of_alone": "", **cell.details, "measure": measure})
 
@@ -216,12 +211,16 @@ def _gpu_note(gpus: Sequence[str]) -> str:
     )
 
 
-def _trouble(measured: pd.DataFrame) -> Iterator[str]:
-    """What could not be measured, and why."""
-    for _, each in measured[measured["trouble"].notna()].iterrows():
-        means = "estimated" if each["how"] == "estimate" else f"measured on a {_DEVICES[each['kind']]}"
-        about = f"{each['dataset']}, {each['method']}, IPC {each['ipc']}"
-        yield f"{about} could not be {means}: {each['trouble']}."
+def _growth(measures: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """How estimates grow, where some differ in one thing; before it how to read it."""
+    found = list(growth.notes(growth.curves(measures)))
+    if found:
+        yield (
+            "Growth is the slope of the line of least squares, “from” its value at none; “no line” where a "
+            f"point is further from it than {growth.STRAIGHT:.0%} of the largest; two points (“and”) are no "
+            "evidence of a line. Where images per class change, so does what the authors set by them."
+        )
+    yield from found
 
 
 def _left_out(count: int) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from baselines import Task
 from baselines.base import Need
 from bench import pretraining
+from bench.arithmetic import REFERENCE, Arithmetic
 from bench.cells import FILE, DatasetId, PretrainCell
 from bench.errors import UserError
 from bench.files import content
@@ -38,10 +39,18 @@ class Needs:
         dataset: what they are trained on.
         teacher: what the suite says of teachers.
         files: takes up where things made elsewhere are, by ``file:SHA256``.
+        arithmetic: of the networks; a generator is trained in the default one.
     """
 
-    def __init__(self, dataset: DatasetId, teacher: Mapping[str, Any], files: dict[str, Path]) -> None:
+    def __init__(
+        self,
+        dataset: DatasetId,
+        teacher: Mapping[str, Any],
+        files: dict[str, Path],
+        arithmetic: Arithmetic = REFERENCE,
+    ) -> None:
         self._dataset, self._teacher, self._files = dataset, teacher, files
+        self._arithmetic = arithmetic.value
         self._planned: list[tuple[PretrainCell, dict[str, Any]]] = []
 
     def take(self) -> list[tuple[PretrainCell, dict[str, Any]]]:
@@ -102,7 +111,11 @@ class Needs:
         uses: Mapping[str, tuple[str, ...]],
         count: int,
     ) -> Made:
-        cells = [PretrainCell(self._dataset, what, settings, number, uses) for number in range(count)]
+        arithmetic = self._arithmetic if what in ("classifier", "expert") else {}
+        cells = [
+            PretrainCell(self._dataset, what, settings, number, uses, arithmetic=arithmetic)
+            for number in range(count)
+        ]
         tags = {"dataset": self._dataset.name, "what": what, "network": network}
         self._planned += [(cell, {**tags, "number": cell.number}) for cell in cells]
         return Made(tuple(cell.key for cell in cells), network)

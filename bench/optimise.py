@@ -55,6 +55,17 @@ def starts_anew(recipe: Recipe, epoch: int) -> bool:
     return recipe.schedule == "step" and epoch == _drop(recipe)
 
 
+def for_epoch(
+    before: torch.optim.Optimizer, recipe: Recipe, epoch: int, parameters: Iterable[nn.Parameter], lr: float
+) -> torch.optim.Optimizer:
+    """The optimiser for an epoch (from 0): the one of the epoch before, or a new one, at the epoch's rate."""
+    rate = lr * share_of_lr(recipe, epoch)
+    found = optimiser(recipe, parameters, rate) if starts_anew(recipe, epoch) else before
+    for group in found.param_groups:
+        group["lr"] = rate
+    return found
+
+
 def _drop(recipe: Recipe) -> int:
     warmup = _warmup(recipe)
     return warmup + (recipe.epochs - warmup) // 2 + 2

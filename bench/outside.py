@@ -96,7 +96,7 @@ def evaluate(
     at = DatasetId.of(about)
 
     from bench import sets, zca
-    from bench.device import choose
+    from bench.device import choose, computing
     from bench.pixels import PixelSpace
     from bench.stages import Context
     from bench.stages.evaluate import train_and_test
@@ -113,7 +113,7 @@ def evaluate(
                 cell = EvaluateCell(
                     *(at, ("file:",), None, network, chosen.values), test_per_class, one.number, seed
                 )
-                with tempfile.TemporaryDirectory() as folder:
+                with tempfile.TemporaryDirectory() as folder, computing(where):
                     context = Context(loaded, where, {}, Path(folder), Path(folder))
                     outcome = train_and_test(cell, one, context)
                 accuracies.append(outcome.result["accuracy"])

@@ -21,6 +21,7 @@ COLUMNS = ("alone", "+ MetaDD", "difference (MetaDD)", "+ GLaD", "difference (GL
 #: The columns of :data:`COLUMNS` that are of sets themselves, in the order of :attr:`Overhead.sets`.
 OF_SETS = ("alone", "+ MetaDD", "+ GLaD")
 METADD, _GLAD = "metadd", "glad"
+_DEVICES = {"cpu": "CPU", "cuda": "GPU"}
 NOT_MEASURED = TableCell(missing="not measured")
 #: What tells sets apart, and with ``seed`` one set of a row from another.
 SET = ["dataset", "ipc", "protocol", "method", "plugin", "distilled_on", "cell_method"]
@@ -96,8 +97,8 @@ def measured(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """The current measures of distillations as a frame of sets.
 
     Columns more: ``how`` and ``kind`` (of device), ``peak_live_bytes``, ``peak_allocated_bytes``, ``seconds``
-    (of an update: the median), and ``total``: those of a whole set with all that it needs, extrapolated; NaN
-    where a stage of it was not measured on the same device.
+    (of an update: the median), and ``total``: those of a whole set with all that it needs, extrapolated, by
+    the rows of ``total_keys``; NaN where a stage of it was not measured on the same device.
     """
     rows = [row for row in rows if row["current"]]
     stages = {
@@ -117,7 +118,7 @@ def measured(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
         for tags in (row["tags"], *row.get("also", ())):
             if tags["plugin"] in (pairs.NONE, METADD):
                 total, keys = _total(row, tags, stages)
-                about |= {"total": total, "keys": keys}
+                about |= {"total": total, "total_keys": keys, "keys": (row["key"],)}
                 found.append({tag: tags[tag] for tag in SET[:-1]} | about)
     if not found:
         return pd.DataFrame()
@@ -138,6 +139,20 @@ def _total(
     if any("whole" not in part["cost"] for part, _ in parts):
         return None, keys
     return sum(count * part["cost"]["whole"]["seconds"] for part, count in parts), keys
+
+
+def generator(found: Overhead) -> dict[str, None]:
+    """The name of the row that stands for GLaD, if one does."""
+    glad = found.sets[2]
+    return {} if glad is None else {glad["method"].iloc[0]: None}
+
+
+def troubles(measured: pd.DataFrame) -> Iterator[str]:
+    """What of :func:`measured` has no numbers, and why."""
+    for _, each in measured[measured["trouble"].notna()].iterrows():
+        means = "estimated" if each["how"] == "estimate" else f"measured on a {_DEVICES[each['kind']]}"
+        about = f"{each['dataset']}, {each['method']}, IPC {each['ipc']}"
+        yield f"{about} could not be {means}: {each['trouble']}."
 
 
 _Found = tuple["pd.Series[Any]", pd.DataFrame | None, pd.DataFrame | None]

@@ -104,7 +104,11 @@ class PixelSpace:
 
     @staticmethod
     def _channel(values: tuple[float, ...], like: Tensor) -> Tensor:
-        return like.new_tensor(values).reshape(-1, 1, 1)
+        import torch
+
+        from bench.device import sent
+
+        return sent(torch.tensor(values, dtype=like.dtype), like.device).reshape(-1, 1, 1)
 
 
 def space(

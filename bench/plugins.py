@@ -43,7 +43,7 @@ class Plugged:
         device: torch.device,
     ) -> None:
         entry = PLUGINS[cell.plugin["name"]]
-        values = {name: v for name, v in cell.plugin.items() if name not in ("name", "version")}
+        values = {name: v for name, v in cell.plugin.items() if name not in ("name", "version", "source")}
         if values.get("chunk", 0) is None:
             values["chunk"] = images_with_graph(device, cell.dataset.size)
         self.settings = entry.settings.model_validate(values)
@@ -61,7 +61,7 @@ class Plugged:
             # A norm is a tensor here: the harness may not wait for the device.
             strength = self.settings.rho * x.gradient.norm() / gradient.norm().clamp_min(1e-12)
         else:
-            strength = gradient.new_tensor(self.settings.weight)
+            strength = gradient.new_full((), self.settings.weight)
         x.add(rows, gradient.mul(strength))
 
     def terms(self, x: Synthetic) -> dict[str, float]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from bench.data import Split
+from bench.device import holds, sent
 from bench.memory import real_tensors, to_fake
 from bench.pixels import Space
 
@@ -15,21 +18,21 @@ def place(tensor: Tensor, device: torch.device) -> Tensor:
     """A CPU tensor where the work is done: on the device, or as a fake where a fake mode is on."""
     with real_tensors() as fake:
         pass
-    return tensor.to(device) if fake is None else to_fake(fake, tensor)
+    return sent(tensor if fake is None else to_fake(fake, tensor), device)
 
 
 class RealImages:
     """The images of one split in a pixel space.
 
-    On a GPU the bytes are copied there once, and batches are gathered there; on the CPU they stay in the
-    cache file, and only what is asked for is read.
+    Where a GPU has room for them (:func:`bench.device.holds`) the bytes are copied there once, and batches
+    are gathered there; else they stay in the cache file, and only what is asked for is read.
     """
 
     def __init__(self, split: Split, space: Space, device: torch.device) -> None:
         self.split, self.space, self.device = split, space, device
         self._resident: Tensor | None = None
-        if device.type != "cpu":
-            self._resident = torch.from_numpy(np.array(split.images)).to(device)
+        if holds(device, math.prod(split.images.shape)):
+            self._resident = place(torch.from_numpy(np.array(split.images)), device)
         self.labels = place(torch.from_numpy(split.labels), device)
 
     def __len__(self) -> int:
@@ -38,7 +41,7 @@ class RealImages:
     def batch(self, indices: np.ndarray) -> Tensor:
         """Images [n, 3, H, W] of these indices (int64 [n]), float32 in the pixel space."""
         if self._resident is not None:
-            raw = self._resident[torch.from_numpy(indices).to(self.device)]
+            raw = self._resident[place(torch.from_numpy(indices), self.device)]
         else:
             raw = place(torch.from_numpy(self.split.images[indices]), self.device)
         return self.space.encode_uint8(raw, torch.float32)

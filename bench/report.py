@@ -19,7 +19,7 @@ from jinja2.utils import htmlsafe_json_dumps
 
 from bench import api
 from bench.errors import UserError
-from bench.formats import html_text, number_text
+from bench.formats import html_text
 from bench.reporting.records import Records
 from bench.reporting.standing import KINDS, Standing, standing
 from bench.reporting.surroundings import duration, machines
@@ -27,13 +27,15 @@ from bench.results import PLATE, Results
 from bench.spec import Spec, find_suite
 from bench.store import Store
 from bench.tables import NAMES, Table, TableCell, suite_header
+from bench.wording import number_text
 
 #: Bytes that figures, rows and pictures of sets may take together; the pictures give way.
 _ROOM = 4_300_000
 #: Of these, bytes that the pictures of sets may take at most.
 _PICTURES = 2_700_000
-#: The words that a verdict begins with (:class:`bench.verdicts.Verdict`), behind the numbers it is about.
-_OUTCOME = re.compile(r": (better|worse|no difference shown|cannot tell)\b")
+#: The words that a verdict begins with (:class:`bench.verdicts.Verdict`), behind the numbers it is about, or
+#: behind the column where there are none.
+_OUTCOME = re.compile(r"[:”] (better|worse|no difference shown|cannot tell)\b")
 _HERE = Path(__file__).parent / "reporting"
 
 

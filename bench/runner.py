@@ -8,18 +8,21 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from bench import data
+from bench import device as devices
+from bench.arithmetic import arithmetic_of
 from bench.cells import AnalyseCell, Cell, DatasetId, DistilCell, EvaluateCell, PretrainCell, RelabelCell
 from bench.errors import CellFailure
 from bench.fitcheck import FitCheck
+from bench.groups import Groups
 from bench.plan import Plan, Planned
 from bench.provenance import provenance
-from bench.stages import Context, Outcome, OutOfTime, analyse, distill, evaluate, pretrain, relabel
+from bench.stages import Context, Outcome, OutOfTime, analyse, distill, evaluate, pretrain, relabel, together
 from bench.store import State, Store
 from bench.walk import Report, Watcher, to_make
 
@@ -38,6 +41,8 @@ class Options:
     checkpoint_every: float = 30.0
     #: Bytes; what is estimated to take more is not distilled. None is no limit.
     memory: int | None = None
+    #: How many evaluation networks are trained at once at most; that moves the last bits of a result.
+    together: int = 1
 
 
 def run(plan: Plan, store: Store, options: Options, watcher: Watcher) -> Report:
@@ -57,18 +62,24 @@ class _Walk:
         self.waiting = {item.cell.key: item for item in to_make(plan, store)}
         #: Earlier failures, which are tried again; one that is newer is another process's, and final.
         self.failed_before = {key: store.failed_at(item.cell) for key, item in self.waiting.items()}
+        self.groups = Groups(self.waiting.values())
+        #: Cells that were finished or failed together with another.
+        self.settled: set[str] = set()
         self.needed = {key for item in plan for key in item.cell.needs}
         self.report = Report(cells=len(plan), hits=len(plan) - len(self.waiting))
         self.datasets = _Datasets(plan.sources, options.data_dir)
         self._check()
-        self.fits = None
-        if options.memory is not None:
-            self.fits = FitCheck(plan, self.datasets.get, options.device, options.memory)
+        self.fits = FitCheck(plan, self.datasets.get, options.device, options.memory)
         limit = options.time_limit  # from here on: each run that has time at all gets one step further
         self.deadline = None if limit is None else time.monotonic() + limit
 
     def _check(self) -> None:
-        """Open all that will be read, so that damage is named before anything is written."""
+        """Open all that will be read, so that damage is named before anything is written.
+
+        And see that the device can compute as it shall.
+        """
+        for item in self.waiting.values():
+            devices.check(self.options.device, arithmetic_of(item.cell.value))
         for dataset in {item.cell.dataset for item in self.waiting.values()}:
             self.datasets.get(dataset)
         needed = {key for item in self.waiting.values() for key in item.cell.needs}
@@ -91,6 +102,8 @@ class _Walk:
     def _settle(self, item: Planned) -> bool:
         """Make a cell, or see that it is made or cannot be; False where it has to wait."""
         cell, failed = item.cell, self.report.failed
+        if cell.key in self.settled:
+            return True
         if self.deadline is not None and time.monotonic() >= self.deadline:
             raise OutOfTime
         if blocker := next((key for key in cell.needs if key in failed), None):
@@ -112,12 +125,65 @@ class _Walk:
         if self.store.failed_at(item.cell) != self.failed_before[item.cell.key]:
             self.report.failed[item.cell.key] = self.store.failure(item.cell) or "failed in another process"
             return
+        with contextlib.ExitStack() as claims:
+            group = self._group(item, claims)
+            if len(group) > 1:
+                try:
+                    self._make_together(group)
+                    return
+                except (together.Refused, CellFailure) as refusal:
+                    self.groups.refuse(item, str(refusal))
+                devices.release(self.options.device)
         try:
             self._make(item)
-            self.report.made += 1
+        except OutOfMemory as failure:
+            problem = str(failure)
         except CellFailure as failure:
-            self.store.fail(item.cell, str(failure))
-            self.report.failed[item.cell.key] = str(failure)
+            self._fail(item, failure)
+            return
+        else:
+            return
+        devices.release(self.options.device)  # only now: the traceback held what the cell did
+        self._fail(item, OutOfMemory(problem + self.fits.why(item.cell)))
+
+    def _group(self, item: Planned, claims: contextlib.ExitStack) -> list[Planned]:
+        """A cell and those that can be made with it, whose locks ``claims`` then holds."""
+        group, wanted = [item], self.options.together
+        for other in self.groups.others(item) if wanted > 1 else ():
+            with contextlib.ExitStack() as claim:
+                if (
+                    len(group) < wanted
+                    and other.cell.key not in self.settled
+                    and claim.enter_context(self.store.claim(other.cell))
+                    and not self._is_made(other.cell.key)
+                    and self.store.failed_at(other.cell) is None
+                    and self._epochs_done(other) == self._epochs_done(item)
+                ):
+                    claims.push(claim.pop_all())
+                    group.append(other)
+        return group
+
+    def _epochs_done(self, item: Planned) -> int:
+        return together.epochs_done(self.store.partial(item.cell))
+
+    def _make_together(self, group: Sequence[Planned]) -> None:
+        """Make cells at once; what fails alone is recorded, what fails all of them is raised."""
+        with contextlib.ExitStack() as places:
+            contexts = [places.enter_context(self._context(item)) for item in group]
+            cells = [item.cell for item in group if isinstance(item.cell, EvaluateCell)]
+            outcomes = together.run(cells, contexts)
+            for item, context, outcome in zip(group, contexts, outcomes, strict=True):
+                if isinstance(outcome, Outcome):
+                    self._file(item, context, outcome)
+                else:
+                    self._fail(item, outcome)
+        for item in group[1:]:
+            self.settled.add(item.cell.key)
+            self.watcher.finished(item)
+
+    def _fail(self, item: Planned, failure: CellFailure) -> None:
+        self.store.fail(item.cell, str(failure))
+        self.report.failed[item.cell.key] = str(failure)
 
     def _is_made(self, key: str) -> bool:
         cell = self.plan.planned[key].cell
@@ -126,11 +192,25 @@ class _Walk:
         return key not in self.needed or self.store.has_artifacts(cell)
 
     def _make(self, item: Planned) -> None:
-        cell, store, options = item.cell, self.store, self.options
-        if self.fits is not None and isinstance(cell, DistilCell) and not store.partial(cell).exists():
+        cell, store = item.cell, self.store
+        if isinstance(cell, DistilCell) and not store.partial(cell).exists():
             self.fits.check(cell)
-        with store.workspace(cell) as workspace, failures():
-            context = Context(
+        with self._context(item) as context:
+            outcome = _stage(cell, context)
+            if reason := self.groups.why_alone(item):
+                outcome = replace(outcome, cost={**outcome.cost, "alone": reason})
+            self._file(item, context, outcome)
+
+    @contextlib.contextmanager
+    def _context(self, item: Planned) -> Iterator[Context]:
+        """What the stage of a claimed cell is given, with a place to work in."""
+        cell, store, options = item.cell, self.store, self.options
+        with (
+            store.workspace(cell) as workspace,
+            failures(),
+            devices.computing(options.device, arithmetic_of(cell.value)),
+        ):
+            yield Context(
                 dataset=self.datasets.get(cell.dataset),
                 device=options.device,
                 artifacts={key: _artifacts(self.plan.planned[key].cell, store) for key in cell.needs},
@@ -141,9 +221,14 @@ class _Walk:
                 deadline=self.deadline,
                 progress=self.watcher.cell(item),
             )
-            outcome = _stage(cell, context)
-            row = {"cell": cell.value, "result": outcome.result, "cost": outcome.cost}
-            store.finish(cell, workspace, row | {"provenance": provenance(options.device, options.command)})
+
+    def _file(self, item: Planned, context: Context, outcome: Outcome) -> None:
+        options = self.options
+        row = {"cell": item.cell.value, "result": outcome.result, "cost": outcome.cost}
+        made = provenance(options.device, options.command) | {"arithmetic": devices.recorded(options.device)}
+        row["provenance"] = made
+        self.store.finish(item.cell, context.workspace, row)
+        self.report.made += 1
 
 
 def _stage(cell: Cell, context: Context) -> Outcome:
@@ -160,18 +245,28 @@ def _stage(cell: Cell, context: Context) -> Outcome:
     raise TypeError(f"no stage for {cell.kind}")
 
 
+class OutOfMemory(CellFailure):
+    """A cell ended because there was no more memory."""
+
+
+#: What the driver and the libraries under PyTorch say, which has no exception of its own for it.
+_GPU_IS_FULL = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+
+
 @contextlib.contextmanager
 def failures() -> Iterator[None]:
     """Running out of memory is a failed cell, not a bug."""
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise CellFailure(f"out of memory on the GPU: {str(error).splitlines()[0]}") from None
+        raise OutOfMemory(f"out of memory on the GPU: {str(error).partition(chr(10))[0]}") from None
     except MemoryError:
-        raise CellFailure("out of memory on the CPU") from None
+        raise OutOfMemory("out of memory on the CPU") from None
     except RuntimeError as error:
         if "DefaultCPUAllocator" in str(error):
-            raise CellFailure("out of memory on the CPU") from None
+            raise OutOfMemory("out of memory on the CPU") from None
+        if any(text in str(error) for text in _GPU_IS_FULL):
+            raise OutOfMemory(f"out of memory on the GPU: {str(error).partition(chr(10))[0]}") from None
         raise
 
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from bench.arithmetic import Precision
 from bench.errors import UserError, near
 from bench.unions import with_unions
 from bench.validation import validated
@@ -103,6 +104,8 @@ class Block(_Strict):
     plugin: OneOrMore[PluginOrText] | None = None
     teacher: dict[str, Any] | None = None
     seeds: Seeds | None = None
+    precision: Precision | None = None
+    channels_last: Annotated[bool, Field(strict=True)] | None = None
     evaluate: Evaluation | None = None
 
 
@@ -161,6 +164,8 @@ class Suite(_Strict):
         {}, description="who recovers images and gives soft labels (SRe2L), where not the default"
     )
     seeds: Seeds = [0]
+    precision: Precision = Field("fp32", description="of the networks' arithmetic (docs/gpu.md)")
+    channels_last: bool = Field(False, strict=True, description="how networks are given their images")
     evaluate: Evaluation
     grid: list[Block] = Field(min_length=1)
     analyse: Analysis | None = None

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from baselines.base import Parametrization
+from bench.device import reduced
 from bench.pixels import Space
 
 
@@ -67,7 +68,7 @@ class Rendered(Synthetic):
                 self.params[name].grad = torch.zeros_like(param)
         for rows in self._chunks(len(self.images)):
             leaves = {name: param[rows].detach().requires_grad_() for name, param in self.params.items()}
-            rendered = self._space.encode(self._source.render(leaves))
+            rendered = self._rendered(leaves)
             # What the images do not depend on gets zeros: styles, where a generator is cut after its end.
             found = torch.autograd.grad(
                 rendered, list(leaves.values()), self.gradient[rows], materialize_grads=True
@@ -85,7 +86,12 @@ class Rendered(Synthetic):
         super().render()
 
     def _render(self, rows: slice, params: Mapping[str, Tensor]) -> Tensor:
-        return self._space.encode(self._source.render({name: p[rows] for name, p in params.items()}))
+        return self._rendered({name: p[rows] for name, p in params.items()})
+
+    def _rendered(self, params: Mapping[str, Tensor]) -> Tensor:
+        with reduced(next(iter(params.values())).device.type):
+            unit = self._source.render(params)
+        return self._space.encode(unit.float() if unit.dtype is torch.bfloat16 else unit)
 
     def _chunks(self, total: int) -> list[slice]:
         size = self._source.chunk

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,8 +31,8 @@ def runs(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """The current distil rows as a frame of sets, for :mod:`bench.overhead`.
 
     Columns more: ``kind`` (of device), ``seconds`` (of an update), and ``total``: those of a set with all
-    that was made for it; NaN where the row of a stage is not there, or is of another device. Left out are
-    sets that lack a part yet, and those that no update was made for.
+    that was made for it, by the rows of ``total_keys``; NaN where the row of a stage is not there, or is of
+    another device. Left out are sets that lack a part yet, and those that no update was made for.
     """
     current = {row["key"]: row for row in rows if row["current"]}
     labels = {
@@ -52,7 +53,8 @@ def runs(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
             continue
         updates = sum(row["cost"]["updates"] for row in parts.values())
         total, keys = _total(parts, current, labels)
-        named |= {"seconds": sum(map(_seconds, parts.values())) / updates, "total": total, "keys": keys}
+        named |= {"seconds": sum(map(_seconds, parts.values())) / updates, "keys": tuple(parts)}
+        named |= {"total": total, "total_keys": keys}
         named |= {"device": first["provenance"]["device"], "kind": first["provenance"]["device_kind"]}
         sets.append(named)
     if not sets:
@@ -105,10 +107,12 @@ def time_table(
     that was made for it has a row of the same device, else it is extrapolated from measures. Times of two
     devices are never compared: of a CPU the model that most sets are of is shown, and beside it a GPU.
     """
-    sources = {_MEASURED: _executed(overhead.measured(measures)), _RUNS: runs(rows)}
+    measured = overhead.measured(measures)
+    sources = {_MEASURED: _executed(measured), _RUNS: runs(rows)}
+    without = () if measured.empty else overhead.troubles(measured[measured["how"] == "run"])
     there = pd.concat([data for data in sources.values() if not data.empty] or [pd.DataFrame()])
     if there.empty:
-        notes = ("No time was measured yet.",)
+        notes = ("No time was measured yet.", *without)
         return Table(name, spec.title, tuple(header), notes=notes, details=_DETAILS)
     kind = "cpu" if (there["kind"] == "cpu").any() else "cuda"
     device = overhead.of_most(there[there["kind"] == kind])["device"].iloc[0]
@@ -123,13 +127,18 @@ def time_table(
     wholes = {source: overhead.by_about(_wholes(data), by, significant) for source, data in here.items()}
     shown = (*_UPDATE, *_SET, *(_ON_GPU if kind == "cpu" else ()))
     made = []
+    generators: dict[str, dict[str, None]] = {"+ GLaD": {}, _SET[2]: {}}
     for about in {**updates, **on_gpu}:
         source, found = updates.get(about) or on_gpu[about]
         cells = dict.fromkeys(_UPDATE, NOT_MEASURED)
+        generators["+ GLaD"] |= overhead.generator(found)
         if about in updates:
             cells = {column: _with(found.cells[column], "s per update", source) for column in _UPDATE}
+        whole = {each: sets[about] for each, sets in wholes.items() if about in sets}
+        for each in whole.values():
+            generators[_SET[2]] |= overhead.generator(each)
         for column, of_set, of_gpu in zip(OF_SETS, _SET, _ON_GPU, strict=True):
-            cells[of_set] = _whole(column, {each: found.get(about) for each, found in wholes.items()})
+            cells[of_set] = _whole(column, whole)
             cells[of_gpu] = NOT_MEASURED
             if about in on_gpu:
                 cells[of_gpu] = _with(on_gpu[about][1].cells[column], "s per update", on_gpu[about][0])
@@ -137,7 +146,10 @@ def time_table(
             cells |= dict.fromkeys((_SET[2], _ON_GPU[2]), TableCell())
         made.append(TableRow((*about, source), cells))
     names = (*(NAMES[tag] for tag in by), _FROM)
-    return Table(name, spec.title, (*header, _header(device)), names, shown, tuple(made), _notes(), _DETAILS)
+    header = (*header, _header(device))
+    models = {str(model) for data in gpus.values() if not data.empty for model in data["device"]}
+    notes = (_note(models), *_generators(generators), *_left_out(there, {device} | models), *without)
+    return Table(name, spec.title, header, names, shown, tuple(made), notes, _DETAILS)
 
 
 def _executed(measured: pd.DataFrame) -> pd.DataFrame:
@@ -158,13 +170,15 @@ def _plain(data: pd.DataFrame) -> pd.DataFrame:
 
 def _wholes(data: pd.DataFrame) -> pd.DataFrame:
     """The sets whose whole time is known, in minutes."""
-    return data if data.empty else data.assign(value=data["total"] / 60).dropna(subset="value")
+    if data.empty:
+        return data
+    return data.assign(value=data["total"] / 60, keys=data["total_keys"]).dropna(subset="value")
 
 
-def _whole(column: str, sources: Mapping[str, Overhead | None]) -> TableCell:
+def _whole(column: str, sources: Mapping[str, Overhead]) -> TableCell:
     """The minutes of whole sets, of runs where they are known."""
     for source in (_RUNS, _MEASURED):
-        found = sources[source]
+        found = sources.get(source)
         if found is not None and found.cells[column].summary is not None:
             cell = found.cells[column]
             about = _ABOUT if source == _MEASURED else ""
@@ -185,16 +199,35 @@ def significant(value: float) -> str:
 
 def _header(device: str) -> str:
     return (
-        f"Time on {device}: per update in seconds, per whole set in minutes, with the teachers, experts, "
-        "generators and networks that it needs and its soft labels, as if they were made for it alone."
+        f"Time on {device}. Up to “difference (GLaD)”: seconds per update. “set …”: minutes per whole set, "
+        "with the teachers, experts, generators and networks that it needs and its soft labels, as if they "
+        "were made for it alone."
     )
 
 
-def _notes() -> tuple[str, ...]:
+def _note(gpus: Iterable[str]) -> str:
+    there = f" ({', '.join(sorted(gpus))})" if gpus else ""
     return (
         "Mean (n) over n distillation seeds. Differences are from the same seeds of the method alone, in "
         "seconds and in % of alone. “From” says where an update's time comes from: `measured` is the median "
-        "of a few updates in a process of their own, `runs` the mean of all updates of a run. A set's is of "
+        "of a few updates in a process of their own, `runs` the mean of all updates of a run, by the clock: "
+        "what else the machine did then counts too. A set's is of "
         f"runs, or, behind {_ABOUT.strip()}, extrapolated: medians times updates. “(GPU)”: seconds per "
-        "update there. “not measured” is not 0.",
+        f"update on a GPU{there}. “not measured” is not 0."
     )
+
+
+def _generators(found: Mapping[str, Iterable[str]]) -> Iterator[str]:
+    """Which of several generators stands for GLaD: not always the same for an update and for a set."""
+    parts = [f"“{column}” {', '.join(names)}" for column, names in found.items() if names]
+    if parts:
+        yield f"The same method under GLaD, with the generator that takes least: {'; '.join(parts)}."
+
+
+def _left_out(sets: pd.DataFrame, shown: Collection[str]) -> Iterator[str]:
+    """The sets of devices that are not shown."""
+    others = sets[~sets["device"].isin(shown)]
+    if not others.empty:
+        counts = Counter(zip(others["method"], others["device"], strict=True))
+        words = "; ".join(f"{method} ({n} on {device})" for (method, device), n in counts.items())
+        yield f"Left out are sets that were made on another device: {words}."

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bench import seeds
 from bench.batches import Augmentation, TrainingSet, batches, lone_image_joined
 from bench.errors import CellFailure
-from bench.optimise import Average, optimiser, share_of_lr, starts_anew
+from bench.optimise import Average, for_epoch, optimiser
 from bench.real import RealImages
 from bench.recipes import AveragedRecipe, Recipe, SoftRecipe
 from bench.softlabels import SoftLabels, soft_loss
@@ -59,7 +59,7 @@ class Training:
         #: What the epochs took, up to the last :meth:`read_loss` where a GPU works on by itself.
         self.seconds = 0.0
         self.last_loss = torch.zeros(())
-        self._lr, self._augmentation, self._stream = lr, augmentation, stream
+        self.lr, self._augmentation, self._stream = lr, augmentation, stream
         self._labels = _checked(labels, recipe, data)
         self._joins = _joins(network, data, recipe.batch)
         self._optimiser = optimiser(recipe, network.parameters(), lr)
@@ -92,15 +92,21 @@ class Training:
     def steps(self) -> Iterator[None]:
         """The steps of the next epoch, one at a time."""
         self.network.train()
-        self._schedule(self.epochs_done)
+        parameters = self.network.parameters()
+        self._optimiser = for_epoch(self._optimiser, self.recipe, self.epochs_done, parameters, self.lr)
         with seeds.forked("dropout", *self._stream, self.epochs_done):
-            for images, labels in self._batches():
-                loss = self._loss(self.network(images), labels)
+            for images, labels in self.batches():
+                loss = self.loss(self.network(images), labels)
                 self._optimiser.zero_grad()
                 loss.backward()
                 self._optimiser.step()
                 self.last_loss = loss.detach()
                 yield
+        self.finish_epoch(self.last_loss)
+
+    def finish_epoch(self, loss: Tensor) -> None:
+        """What follows the last step of an epoch, whose ``loss`` [scalar] was this."""
+        self.last_loss = loss
         if self._average is not None:
             self._average.update(self.network)
         self.epochs_done += 1
@@ -125,7 +131,7 @@ class Training:
         if self._average is not None:
             self._average.take_up(state["average"])
 
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of the next epoch, with the labels to train on."""
         if self._labels is None:
             rng = seeds.rng("training", *self._stream, self.epochs_done)
@@ -137,18 +143,12 @@ class Training:
             made = ((images, logits) for (images, _), logits in zip(shown, given, strict=True))
         return lone_image_joined(made) if self._joins else made
 
-    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The mean over the images of a batch, of logits [n, C] and the labels that come with them."""
         if isinstance(self.recipe, SoftRecipe):
             recipe = self.recipe
             return soft_loss(logits, labels, recipe.temperature, recipe.times_squared_temperature)
         return F.cross_entropy(logits, labels)
-
-    def _schedule(self, epoch: int) -> None:
-        lr = self._lr * share_of_lr(self.recipe, epoch)
-        if starts_anew(self.recipe, epoch):
-            self._optimiser = optimiser(self.recipe, self.network.parameters(), lr)
-        for group in self._optimiser.param_groups:
-            group["lr"] = lr
 
 
 def _checked(labels: SoftLabels | None, recipe: Recipe, data: TrainingSet) -> SoftLabels | None:

@@ -76,6 +76,8 @@ class PluginEntry:
 
     settings_at: str
     make_at: str
+    #: SHA-256 of the file of a plug-in of one's own, part of its cells' keys; empty for one of this package.
+    source: str = ""
 
     @property
     def settings(self) -> type[PluginSettings]:

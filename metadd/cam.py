@@ -116,7 +116,7 @@ class CAM(nn.Module):
         with _output_of(self.network, self.site.module, self.site.call) as outputs:
             logits = self.network(images)
         (output,) = outputs
-        maps = self.site.maps(output)
+        maps = self.site.maps(output).to(logits.dtype)  # autocast may have reduced them
         classifier = cast(nn.Linear, self.network.get_submodule(self.site.classifier))
         weights = classifier.weight[labels]
         if self.site.form == "pooled":
@@ -134,8 +134,8 @@ class CAM(nn.Module):
             (output,) = outputs
             score = logits.gather(1, labels[:, None]).sum()
             (slopes,) = torch.autograd.grad(score, output, create_graph=through, retain_graph=graph)
-        weights = self.site.maps(slopes).mean((2, 3))
-        cam = torch.einsum("nk,nkhw->nhw", weights, self.site.maps(output))
+        weights = self.site.maps(slopes).to(logits.dtype).mean((2, 3))
+        cam = torch.einsum("nk,nkhw->nhw", weights, self.site.maps(output).to(logits.dtype))
         return (logits, cam) if graph else (logits.detach(), cam.detach())
 
 

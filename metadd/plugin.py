@@ -80,8 +80,9 @@ class MetaDD(nn.Module):
         self.grid, self.chunk = grid, chunk
         self._mean, self._std = tuple(mean), tuple(std)
         self._home = None if home is None else torch.device(home)
-        if self._home is not None:
-            self.cams.to(self._home)
+        state = [*self.cams.parameters(), *self.cams.buffers()]
+        if self._home is not None and any(each.device != self._home for each in state):
+            self.cams.to(self._home)  # only where it is needed: modules of fake tensors cannot be moved
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         """The loss with one graph through all networks.
@@ -173,7 +174,9 @@ class MetaDD(nn.Module):
 
     def _encode(self, images: Tensor) -> Tensor:
         """Images in [0, 1] units as the networks take them."""
-        mean, std = (images.new_tensor(values).reshape(-1, 1, 1) for values in (self._mean, self._std))
+        told = (torch.tensor(values, dtype=images.dtype) for values in (self._mean, self._std))
+        # Not `new_tensor`, for which a GPU would be waited for.
+        mean, std = (each.to(images.device, non_blocking=True).reshape(-1, 1, 1) for each in told)
         return (images - mean) / std
 
     def _chunks(self, total: int) -> list[slice]:
@@ -186,7 +189,7 @@ class MetaDD(nn.Module):
                 yield cam
                 continue
             state = [*cam.named_parameters(), *cam.named_buffers()]
-            visiting = {name: tensor.to(device) for name, tensor in state}
+            visiting = {name: tensor.to(device, non_blocking=True) for name, tensor in state}
             try:
                 yield _called_with(cam, visiting)
             finally:

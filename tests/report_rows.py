@@ -30,12 +30,13 @@ _SUITE = {
         {"method": "dm", "label": HOSTILE, "settings": {"iterations": 7}, "ipc": 1, "seeds": 2},
     ],
     "analyse": {"auxiliary": ["convnet@w8", "vgg11@w8"], "unseen": ["alexnet@w8", "resnet18@w4"]},
-    "tables": ["accuracy", "features", "memory"],
+    "tables": ["accuracy", "features", "memory", "time"],
 }
 _TABLES = {
     "accuracy": {"title": "Accuracy", "kind": "accuracy", "rows": ["dataset", "ipc", "method"]},
     "features": {"title": "Features", "kind": "meta-features", "rows": ["ipc", "method"]},
     "memory": {"title": "Memory", "kind": "memory", "rows": ["dataset", "ipc", "method"]},
+    "time": {"title": "Time", "kind": "time", "rows": ["dataset", "ipc", "method"]},
 }
 _CONTENT = "c0ffee" * 10 + "beef"
 _PROVENANCE = {
@@ -95,6 +96,8 @@ def row(item, rng):
     result = {name: float(rng.uniform(0, 1)) for name in kinds[item.cell.kind]}
     if "accuracy" in result:
         result["accuracy"] = round(100 * result["accuracy"], 2)
+    if item.cell.value.get("what") == "generator":
+        result["samples"] = 1000
     if item.cell.kind == "analyse":
         result["accuracies"] = {"convnet@w8": 50.0}
     cost = {"seconds": float(rng.uniform(0, 1000))}
@@ -121,3 +124,27 @@ def write_plate(path, rng):
     about.add_text("metadd", json.dumps({"classes": [str(i) for i in range(10)], "columns": 1}))
     picture = Image.fromarray(rng.integers(0, 256, (320, 32, 3), np.uint8))
     picture.save(path, pnginfo=about)
+
+
+def measure(item, rng):
+    """A row of a planned measure (:class:`bench.measures.Measured`), with numbers made up."""
+    cell = item.cell
+    gpu, timed = cell.device == "cuda", cell.how == "run"
+    result = {"how": cell.how, "device": cell.device, "trouble": None, "seconds_per_update": None}
+    result["peak_live_bytes"] = None if gpu and timed else int(rng.integers(10**6, 10**8))
+    result["peak_allocated_bytes"] = int(rng.integers(10**6, 10**8)) if gpu and timed else None
+    cost = {"seconds": float(rng.uniform(0, 9))}
+    if timed:
+        result["seconds_per_update"] = {"median": float(rng.uniform(0, 1)), "n": 5}
+        cost["whole"] = {"seconds": float(rng.uniform(0, 1000)), "updates": 9, "extrapolated": True}
+    device = {"device": "a GPU" if gpu else "a processor", "device_kind": cell.device}
+    return {
+        "key": cell.key,
+        "tags": dict(item.planned.tags),
+        **({"also": [dict(tags) for tags in item.planned.also]} if item.planned.also else {}),
+        "cell": json.loads(json.dumps(cell.value)),
+        "result": result,
+        "cost": cost,
+        "provenance": {**_PROVENANCE, **device, "finished": "2026-11-21T11:41:30+00:00"},
+        "artifacts": {},
+    }

@@ -47,6 +47,7 @@ CHANGES = [
     (DISTIL, "plugin", {"name": "metadd", "rho": 0.3}),
     (DISTIL, "seed", 1),
     (DISTIL, "uses", {}),
+    (DISTIL, "arithmetic", {"precision": "bf16"}),
     (EVALUATE, "dataset", replace(DATASET, size=64)),
     (EVALUATE, "images", (WHOLE_TRAINING_SET,)),
     (EVALUATE, "labels", "f" * 64),
@@ -55,6 +56,7 @@ CHANGES = [
     (EVALUATE, "test_per_class", 10),
     (EVALUATE, "seed", 1),
     (EVALUATE, "evaluation_seed", 1),
+    (EVALUATE, "arithmetic", {"channels_last": True}),
 ]
 
 

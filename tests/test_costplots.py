@@ -5,12 +5,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 
 from bench import api, costplots
 from bench.results import Results
 from bench.spec import read
+from bench.spots import Spot, spots
 
 KINDS = ("memory", "memory-scaling", "cost-accuracy")
 HOLDERS = ("images", "method", "plug-in", "generator", "real images", "other")
@@ -88,10 +90,12 @@ def evaluated(method, accuracy, network="convnet", plugin="none"):
     }
 
 
-def distilled(method, seed, mib, seconds):
+def distilled(method, seed, mib, seconds, device="A processor", kind="cpu"):
     tags = {"dataset": "d", "ipc": 1, "method": method, "seed": seed}
-    cost = {"updates": 10, "seconds_per_update": seconds / 10, "peak_live_bytes": mib * 2**20}
-    return {"current": True, "tags": tags, "cell": {"kind": "distil"}, "cost": cost}
+    peak = "peak_live_bytes" if kind == "cpu" else "peak_allocated_bytes"
+    cost = {"updates": 10, "seconds_per_update": seconds / 10, peak: mib * 2**20}
+    made = {"device": device, "device_kind": kind}
+    return {"current": True, "tags": tags, "cell": {"kind": "distil"}, "cost": cost, "provenance": made}
 
 
 def test_spots_are_means_over_the_networks_that_all_have():
@@ -105,9 +109,42 @@ def test_spots_are_means_over_the_networks_that_all_have():
     rows += [distilled("A", 0, 1, 30), distilled("A", 1, 3, 50), distilled("B", 0, 5, 7)]
     rows += [distilled("B", 0, 8, 1)]  # a second part
     rows += [distilled("A + MetaDD", 0, 4, 60)]
-    (panel,) = costplots.spots(rows).items()
-    a, b = (costplots.Spot("A", (2, 40, 10), (4, 60, 12)), costplots.Spot("B", (8, 8, 20), None))
+    (panel,) = spots(rows).panels.items()
+    a, b = Spot("A", (2, 40, 10), (4, 60, 12)), Spot("B", (8, 8, 20), None)
     assert panel == ("d, IPC 1: convnet", [a, b])
+
+
+def test_costs_of_two_devices_are_never_compared():
+    rows = [evaluated("A", 10.0), evaluated("B", 20.0), evaluated("C", 30.0)]
+    rows += [distilled("A", 0, 1, 30), distilled("A", 1, 3, 50), distilled("A", 2, 5, 99, "Another")]
+    rows += [distilled("B", 0, 7, 99, "Another"), distilled("C", 0, 999, 2, "A GPU", "cuda")]
+    rows += [distilled("C", 1, 4, 6)]
+    found = spots(rows)
+    assert (found.device, found.measure) == ("A processor", "of live tensors, counted")
+    (panel,) = found.panels.values()
+    # A count does not depend on the processor.
+    assert panel == [
+        Spot("A", (3, 40, 10), None),
+        Spot("B", (7, None, 20), None),
+        Spot("C", (4, 6, 30), None),
+    ]
+
+
+def test_what_has_no_seconds_to_compare_is_left_out_of_that_panel():
+    drawn = []
+
+    class Axes(MagicMock):
+        def plot(self, x, y, marker, **how):
+            drawn.append((x, y, how["markerfacecolor"]))
+
+    shown = [Spot("A", (3, None, 10), (4, 60, 12)), Spot("B", (8, 8, 20), None)]
+    costplots._draw_spots(Axes(), shown, 1, ["A", "B"])
+    assert [(x, y) for x, y, _ in drawn] == [(60, 12), (8, 20)]
+    assert drawn[1][2] == "white" != drawn[0][2]
+
+
+def test_methods_look_different():
+    assert len({costplots._look(number) for number in range(20)}) == 20
 
 
 @pytest.mark.parametrize("kind", KINDS)

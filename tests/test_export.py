@@ -144,12 +144,6 @@ def test_the_card_says_how_it_was_made_and_how_good_it_is(exported):
         )
 
 
-def test_the_card_of_soft_labels_says_that_they_are_not_there(tmp_path):
-    done = export(chosen(method="SRe2L"), tmp_path / "set")
-    assert "a teacher's" in card(done)[1]
-    assert "are not part of this export" in card(done)[1]
-
-
 def test_the_card_of_real_images_and_of_other_data(tmp_path):
     picked = choose(RESULTS, "tiny-cpu", None, {"method": "Random", "seed": "0"})
     header, body = card(export(picked, tmp_path / "set"))
@@ -245,7 +239,7 @@ def test_the_card_brings_images_into_ddranking_s_space(exported):
     """CIFAR-100 in our mean and deviation, where ddranking takes CIFAR-10's."""
     (row,) = chosen(method="MTT").parts
     facts = cards.Facts(
-        *("suite", "", {**chosen(method="MTT").tags, "dataset": "cifar100"}, (row, row), (), {}),
+        *("suite", "", {**chosen(method="MTT").tags, "dataset": "cifar100"}, (row, row), (), (), {}),
         *({"kind": "normalised", "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}, None, LAYOUT.classes),
         *(10, 32, 0, 1),
     )

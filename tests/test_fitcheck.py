@@ -63,7 +63,7 @@ def test_enough_memory_changes_nothing(run, tmp_path):
 
 
 def test_without_a_limit_nothing_is_estimated(run, monkeypatch):
-    monkeypatch.setattr(fitcheck.FitCheck, "check", None)
+    monkeypatch.setattr(fitcheck.Estimator, "fit", None)
     assert run().status == 0
     assert run("--no-fit-check").status == 0
 

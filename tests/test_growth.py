@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import linregress
 
-from bench.growth import Curve, curves, law, sentences
+from bench.growth import Curve, curves, law, notes
 
 
 def row(mib, method="DM", ipc=10, size=32, dataset="cifar10", networks=None, steps=None, **how):
@@ -54,24 +54,42 @@ def test_student_steps_make_a_curve_of_each_gradient():
     ]
 
 
+def test_a_measure_in_several_rows_of_a_table_is_a_point_of_each():
+    """A part of SRe2L's set is the same at each number of images per class."""
+    one = row(7, method="SRe2L", ipc=10)
+    one["also"] = [{**one["tags"], "ipc": 50}]
+    assert curves([one]) == [Curve("ipc", "SRe2L", "cifar10", ((10, 7.0), (50, 7.0)))]
+
+
 def test_the_line_is_scipy_s():
     rng = np.random.default_rng(0)
-    for _ in range(20):
+    for axis in ["ipc", "size"] * 10:
         x, y = np.sort(rng.choice(200, 5, replace=False)), rng.uniform(50, 500, 5)
-        found, expected = (
-            law(Curve("ipc", "m", "d", tuple(zip(x.tolist(), y.tolist(), strict=True)))),
-            linregress(x, y),
-        )
+        found = law(Curve(axis, "m", "d", tuple(zip(x.tolist(), y.tolist(), strict=True))))
+        x = x**2 / 1000 if axis == "size" else x  # thousands of pixels
+        expected = linregress(x, y)
         assert (found.slope, found.intercept) == pytest.approx((expected.slope, expected.intercept))
         off = np.abs(y - expected.intercept - expected.slope * x).max() / y.max()
         assert found.off == pytest.approx(off)
 
 
-def test_words_say_the_slope_or_that_there_is_none():
-    line = Curve("ipc", "DM", "cifar10", ((1, 12.0), (10, 30.0), (50, 110.0)))
-    bent = Curve("size", "DC", "5 classes", ((16, 1.0), (32, 4.0), (64, 16.0)))
-    two = Curve("size", "DM", "5 classes", ((32, 4.0), (64, 16.0)))
-    assert list(sentences([line, bent, two])) == [
-        "DM, cifar10, 1 to 50: +2.00 MiB per image per class, from 10.0 MiB",
-        "DC, 5 classes, 16 to 64: 1.0 to 16.0 MiB, no line (8% off) per pixel of the image's side",
+def test_notes_say_the_slope_or_that_there_is_none():
+    shown = [
+        Curve("ipc", "DM", "cifar10", ((1, 12.0), (10, 30.0), (50, 110.0))),
+        Curve("ipc", "DM", "cifar100", ((10, 30.0), (50, 50.0))),
+        Curve("ipc", "DC", "cifar10", ((1, 1.0), (10, 2.0), (50, 1.0))),
+        Curve("size", "DC", "5 classes", ((20, 1.5), (40, 2.7), (100, 11.1))),
+        Curve("networks", "DM + MetaDD", "cifar10", ((0, 1.0), (1, 2.0), (2, 9.0))),
+    ]
+    hidden = [
+        Curve("ipc", "DM + MetaDD", "cifar10", ((1, 12.0), (10, 30.0))),
+        Curve("networks", "DC + MetaDD", "cifar10", ((0, 1.0), (4, 2.0))),
+    ]
+    assert list(notes([*shown, *hidden])) == [
+        "Estimated growth by one more image per class, in MiB. cifar10, IPC 1 to 50: DM +2.00 from 10.0, DC "
+        "no line, 1.0 to 1.0; cifar100, IPC 10 and 50: DM +0.50.",
+        "Estimated growth by one more auxiliary network, in MiB. cifar10, 0 to 2 networks: DM + MetaDD no "
+        "line, 1.0 to 9.0.",
+        "Estimated growth by a thousand pixels more in an image, in MiB. 5 classes, 20 to 100 pixels a side: "
+        "DC +1.00 from 1.1.",
     ]

@@ -18,12 +18,14 @@ from bench.timetable import significant, time_table
 TIME = TableSpec(title="Time", kind="time", rows=["dataset", "ipc", "method"])
 MEMORY = TableSpec(title="Memory", kind="memory", rows=["dataset", "ipc", "method"])
 NOT = "not measured"
+PLUGGED = {"name": "metadd", "networks": ["vgg11"]}
 _keys = itertools.count()
 
 
 def of(method="dm", **more):
     """The value of a measured cell."""
-    return {"kind": "distil", "method": method, "ipc": 1, **more}
+    value = {"kind": "distil", "method": method, "ipc": 1, "settings": {}, "plugin": {"name": "none"}}
+    return {**value, "network": "convnet", "dataset": {"size": 32, "classes": 10}, **more}
 
 
 def measure(value, how="run", device="cpu", model=None, what="distil", stages=None, whole=None, **result):
@@ -86,7 +88,7 @@ def test_seconds_per_update_are_measured_ones_and_a_set_s_are_extrapolated():
     teacher = {"kind": "pretrain", "what": "classifier"}
     rows = [
         measure(of(), seconds=0.25, whole=60),
-        measure(of(plugin=1), seconds=0.375, whole=90, stages={name_of(teacher): 2}, **METADD),
+        measure(of(plugin=PLUGGED), seconds=0.375, whole=90, stages={name_of(teacher): 2}, **METADD),
         measure(teacher, what="pretrain", seconds=1.0, whole=120, method=None, plugin=None),
         measure(of("glad"), seconds=0.5, whole=240, method=GLAD["method"]),
     ]
@@ -146,10 +148,10 @@ def test_runs_say_what_whole_sets_took_and_measures_what_updates_take():
 
 def test_times_of_two_devices_are_never_compared():
     rows = [measure(of(), seconds=1), measure(of("dc"), seconds=2, method="DC")]
-    rows += [measure(of(plugin=1), seconds=9, model="Another processor", **METADD)]
+    rows += [measure(of(plugin=PLUGGED), seconds=9, model="Another processor", **METADD)]
     gpu = [
         measure(of(), device="cuda", seconds=0.01),
-        measure(of(plugin=1), device="cuda", seconds=0.02, **METADD),
+        measure(of(plugin=PLUGGED), device="cuda", seconds=0.02, **METADD),
     ]
     found = printed(time_table("time", TIME, [], (), [*rows, *gpu]))["DM", "measured"]
     assert (found["alone"], found["+ MetaDD"]) == ("1.00 (1)", NOT)
@@ -161,17 +163,50 @@ def test_times_of_two_devices_are_never_compared():
 
 def test_nothing_measured():
     text = to_markdown(time_table("time", TIME, [], ("Suite.",), [measure(of(), trouble="out of memory")]))
-    assert text.splitlines() == ["### Time", "", "Suite.", "", "No time was measured yet."]
+    assert text.splitlines()[:5] == ["### Time", "", "Suite.", "", "No time was measured yet."]
+    assert text.splitlines()[6:] == ["cifar10, DM, IPC 1 could not be measured on a CPU: out of memory."]
+
+
+def test_what_is_shown_of_which_device_and_generator_is_said():
+    """The generator that takes least may be one for an update and another for a set."""
+    trained = {"of": "glad", "method": "GLaD (DM), trained"}
+    runs = [run(1, key="d"), run(2, key="g", **GLAD), run(1.5, key="h", uses={"g": ["t"]}, **trained)]
+    runs += [other("pretrain", "t", 600.0), run(9, of="dc", method="DC", model="Another processor")]
+    runs += [run(0.1, seed=1, model="Some GPU", kind="cuda")]
+    table = time_table("time", TIME, runs, (), [measure(of("dsa"), method="DSA", trouble="out of memory")])
+    row = printed(table)["DM", "runs"]
+    assert (row["+ GLaD"], row["set + GLaD"]) == ("1.50 (1)", "3.33 (1)")
+    first, *others = table.notes
+    assert "seconds per update on a GPU (Some GPU)." in first
+    assert others == [
+        "The same method under GLaD, with the generator that takes least: “+ GLaD” GLaD (DM), trained; “set "
+        "+ GLaD” GLaD (DM), untrained generator.",
+        "Left out are sets that were made on another device: DC (1 on Another processor).",
+        "cifar10, DSA, IPC 1 could not be measured on a CPU: out of memory.",
+    ]
+
+
+def test_a_number_leads_to_the_cells_that_it_was_measured_in():
+    """An update to its set alone, a whole set to all that was made for it."""
+    runs = [run(3, key="a", uses={"teacher": ["t"]}), other("pretrain", "t", 60.0)]
+    (row,) = time_table("time", TIME, runs).rows
+    assert (row.cells["alone"].keys, row.cells["set alone"].keys) == (("a",), ("a", "t"))
+    teacher = {"kind": "pretrain"}
+    rows = [measure(of(), seconds=1, whole=60, stages={name_of(teacher): 1})]
+    rows += [measure(teacher, what="pretrain", whole=5)]
+    (row,) = time_table("time", TIME, [], (), rows).rows
+    keys = [each["key"] for each in rows]
+    assert (row.cells["alone"].keys, row.cells["set alone"].keys) == ((keys[0],), tuple(keys))
 
 
 def test_estimate_and_device_stand_side_by_side():
     estimate = {"how": "estimate", "device": "cuda"}
     rows = [
         measure(of(), peak_live_bytes=100, **estimate),
-        measure(of(plugin=1), peak_live_bytes=150, **estimate, **METADD),
+        measure(of(plugin=PLUGGED), peak_live_bytes=150, **estimate, **METADD),
         measure(of("glad"), peak_live_bytes=300, **estimate, method=GLAD["method"]),
         measure(of(), device="cuda", peak_allocated_bytes=112),
-        measure(of(plugin=1), device="cuda", trouble="out of memory on the GPU", **METADD),
+        measure(of(plugin=PLUGGED), device="cuda", trouble="out of memory on the GPU", **METADD),
     ]
     table = memory_table("memory", MEMORY, frame([]), ("Suite.",), rows)
     assert printed(table)["DM", "estimate, as on a GPU"] == {
@@ -194,7 +229,7 @@ def test_estimate_and_device_stand_side_by_side():
 
 def test_of_several_sources_the_one_that_fills_most_of_a_row_counts():
     runs = [run(1) | {"cost": {"updates": 9, "peak_live_bytes": 10 * 2**20}}]
-    counted = [measure(of(), peak_live_bytes=11), measure(of(plugin=1), peak_live_bytes=14, **METADD)]
+    counted = [measure(of(), peak_live_bytes=11), measure(of(plugin=PLUGGED), peak_live_bytes=14, **METADD)]
     found = printed(memory_table("memory", MEMORY, frame(runs), (), counted))
     assert list(found) == [("DM", "measured on a CPU")]
     assert next(iter(found.values()))["difference (MetaDD)"] == "+3.0, +27.3% (1)"

@@ -1,10 +1,14 @@
 """What every network offers, and the common form of our own small-image networks."""
 
+from collections.abc import Callable
 from copy import copy
+from functools import wraps
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bench.device import laid_out, reduced
 from bench.networks.names import Norm
 
 
@@ -16,13 +20,33 @@ class Network(nn.Module):
 
     ReLUs work in place, as in the reference code: a tensor that a forward hook keeps of the layer before one
     holds the map after the ReLU.
+
+    Both compute in the arithmetic that is in force (:func:`bench.device.computing`), and give 32 bits again.
     """
 
     redrawable: bool = False
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for name in ("forward", "embed"):
+            if name in vars(cls):
+                setattr(cls, name, _in_arithmetic(vars(cls)[name]))
+
     def embed(self, x: Tensor) -> Tensor:
         """Features [N, F] that feed the classifier, of images [N, 3, H, W]."""
         raise NotImplementedError
+
+
+def _in_arithmetic(method: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Tensor], Tensor]:
+    """A network's function of images, in the arithmetic that is in force; backwards follow their forwards."""
+
+    @wraps(method)
+    def computed(self: Any, x: Tensor) -> Tensor:
+        with reduced(x.device.type):
+            said = method(self, laid_out(x))
+        return said.float() if said.dtype is torch.bfloat16 else said
+
+    return computed
 
 
 class SmallNetwork(Network):
@@ -92,4 +116,4 @@ def _redraw(layer: nn.Conv2d | nn.Linear | nn.GroupNorm | nn.BatchNorm2d) -> Non
         for name, tensor in held.items():
             fresh = drawn[name]
             if tensor is not None and fresh is not None:
-                tensor.copy_(fresh)
+                tensor.copy_(fresh, non_blocking=True)

@@ -47,10 +47,18 @@ class Context:
         Raises:
             OutOfTime: after saving.
         """
+        self.may_stop(lambda: checkpoint.save(self.partial, state()))
+
+    def may_stop(self, save: Callable[[], None]) -> None:
+        """As :meth:`between_steps`, where ``save`` writes the checkpoint (or several).
+
+        Raises:
+            OutOfTime: after saving.
+        """
         now = time.monotonic()
         late = self.deadline is not None and now >= self.deadline
         if late or now - self._saved_at >= self.checkpoint_every:
-            checkpoint.save(self.partial, state())
+            save()
             self._saved_at = time.monotonic()
         if late:
             raise OutOfTime

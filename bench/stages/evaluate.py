@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from bench import recipes, seeds
 from bench.batches import Augmentation, RealSet, SyntheticSet, TrainingSet, training_space
 from bench.cells import WHOLE_TRAINING_SET, EvaluateCell
 from bench.data import Dataset
+from bench.ensembles import Ensemble
 from bench.errors import CellFailure
 from bench.memory import LiveBytes
 from bench.networks.build import build
@@ -28,6 +30,8 @@ from bench.training import Training, correct
 
 #: How often the loss is read back and looked at, in epochs.
 OBSERVE_EVERY = 50
+#: What a cost says of a network that was not trained alone: with how many at most, itself among them.
+TOGETHER = "together"
 
 
 def run(cell: EvaluateCell, context: Context) -> Outcome:
@@ -37,52 +41,103 @@ def run(cell: EvaluateCell, context: Context) -> Outcome:
         CellFailure: the training diverged, or the network cannot take the image size or batches of one.
         OutOfTime: the time limit was reached; a checkpoint is in ``context.partial``.
     """
-    images = None
-    if cell.images != (WHOLE_TRAINING_SET,):
-        images = stored([context.artifacts[key]["images.safetensors"] for key in cell.images])
-    return train_and_test(cell, images, context)
+    return train_and_test(cell, set_of(cell, context), context)
+
+
+def set_of(cell: EvaluateCell, context: Context) -> DistilledSet | None:
+    """The set that a cell trains on; None for the whole real training set."""
+    if cell.images == (WHOLE_TRAINING_SET,):
+        return None
+    return stored([context.artifacts[key]["images.safetensors"] for key in cell.images])
 
 
 def train_and_test(cell: EvaluateCell, images: DistilledSet | None, context: Context) -> Outcome:
     """The evaluation itself, of a set from anywhere (None: the whole real training set)."""
     started = time.monotonic()
-    dataset, device = context.dataset, context.device
-    space = training_space(images, dataset)
-    data = _training_set(images, dataset, space, device)
-    augmentation = Augmentation.of(dataset, space, device)
-    labels = None if cell.labels is None else SoftLabels(context.artifacts[cell.labels][FILE], device)
-    recipe = recipes.load(cell.recipe)
-    lr = learning_rate(recipe, parse_network(cell.network).base, images)
-
-    def fresh() -> Training:
-        stream = (cell.seed, cell.evaluation_seed)
-        with seeds.forked("evaluation network", *stream):
-            network = build(cell.network, cell.dataset.classes, cell.dataset.size)
-        return Training(network.to(device), data, recipe, lr, augmentation, stream, labels)
-
-    memory = {"peak_live_bytes": _count_live_bytes(fresh())} if device.type == "cpu" else {}
-    devices.reset_peak(device)
-    training = fresh()
-    if state := checkpoint.load(context.partial, device):
+    lesson = Lesson(cell, images, context)
+    memory = lesson.live_bytes(lambda: lesson.training(cell))
+    devices.reset_peak(context.device)
+    training = lesson.training(cell)
+    recipe, before = lesson.recipe, 1
+    if state := checkpoint.load(context.partial, context.device):
         training.take_up(state)
+        before = state.get(TOGETHER, 1)
     while training.epochs_done < recipe.epochs:
         training.epoch()
         done = training.epochs_done
-        if done % OBSERVE_EVERY == 0 or done == recipe.epochs:
-            _refuse_divergence(training, cell.network)
+        if lesson.is_observed(done) and (diverged := lesson.divergence(done, training.read_loss())):
+            raise diverged
         context.progress(done, recipe.epochs)
         if done < recipe.epochs:
-            context.between_steps(training.state)
-    test = dataset.test if cell.test_per_class is None else dataset.test.first(cell.test_per_class)
-    right = correct(training.tested, RealImages(test, space, device))
-    total = len(test.images)
-    steps = recipe.epochs * training.steps_per_epoch
-    cost: dict[str, Any] = {"seconds": time.monotonic() - started, "updates": steps}
-    cost |= {"seconds_per_update": training.seconds / steps, **memory, **devices.peak(device)}
-    result = {"accuracy": 100 * right / total, "correct": right, "test_images": total}
-    if isinstance(recipe, StepSizeRecipe):
-        result["lr"] = lr  # which of the two it was
-    return Outcome(result | {"train_loss": float(training.last_loss)}, cost)
+            context.between_steps(lambda: {**training.state(), **trained_with(before)})
+    result = lesson.test(training)
+    seconds = time.monotonic() - started
+    return Outcome(result, lesson.cost(training, seconds, before) | memory | devices.peak(context.device))
+
+
+def trained_with(together: int) -> dict[str, int]:
+    """What a checkpoint and a cost say of a network that was trained with others; nothing of one alone."""
+    return {TOGETHER: together} if together > 1 else {}
+
+
+class Lesson:
+    """What the evaluations of a set share that differ in their evaluation seed alone."""
+
+    def __init__(self, cell: EvaluateCell, images: DistilledSet | None, context: Context) -> None:
+        dataset, device = context.dataset, context.device
+        self.recipe = recipes.load(cell.recipe)
+        self._cell, self._dataset, self._device = cell, dataset, device
+        self._space = training_space(images, dataset)
+        self._data = _training_set(images, dataset, self._space, device)
+        self._augmentation = Augmentation.of(dataset, self._space, device)
+        self._labels = None
+        if cell.labels is not None:
+            self._labels = SoftLabels(context.artifacts[cell.labels][FILE], device)
+        self._lr = learning_rate(self.recipe, parse_network(cell.network).base, images)
+
+    def training(self, cell: EvaluateCell) -> Training:
+        """A fresh network of a cell, and how it is trained."""
+        stream = (cell.seed, cell.evaluation_seed)
+        with seeds.forked("evaluation network", *stream):
+            network = build(cell.network, cell.dataset.classes, cell.dataset.size).to(self._device)
+        return Training(network, self._data, self.recipe, self._lr, self._augmentation, stream, self._labels)
+
+    def live_bytes(self, fresh: Callable[[], Training | Ensemble]) -> dict[str, int]:
+        """The peak in the first steps of a training that is then thrown away, as a cost names it.
+
+        Nothing on a GPU, which measures itself.
+        """
+        return {"peak_live_bytes": _count_live_bytes(fresh())} if self._device.type == "cpu" else {}
+
+    def is_observed(self, epochs_done: int) -> bool:
+        """Whether the loss is read back after so many epochs."""
+        return epochs_done % OBSERVE_EVERY == 0 or epochs_done == self.recipe.epochs
+
+    def divergence(self, epochs_done: int, loss: float) -> CellFailure | None:
+        """The failure of a network whose loss is no number any more."""
+        if math.isfinite(loss):
+            return None
+        return CellFailure(
+            f"{self._cell.network} diverged by epoch {epochs_done} (loss {loss}); "
+            "give the recipe a lower lr_by_network for it"
+        )
+
+    def test(self, training: Training) -> dict[str, Any]:
+        """The result of a training that is over."""
+        test, first = self._dataset.test, self._cell.test_per_class
+        test = test if first is None else test.first(first)
+        right = correct(training.tested, RealImages(test, self._space, self._device))
+        total = len(test.images)
+        result = {"accuracy": 100 * right / total, "correct": right, "test_images": total}
+        if isinstance(self.recipe, StepSizeRecipe):
+            result["lr"] = self._lr  # which of the two it was
+        return result | {"train_loss": float(training.last_loss)}
+
+    def cost(self, training: Training, seconds: float, together: int) -> dict[str, Any]:
+        """The time that a training took, its share of what ``together`` ones took."""
+        steps = self.recipe.epochs * training.steps_per_epoch
+        cost = {"seconds": seconds, "updates": steps, "seconds_per_update": training.seconds / steps}
+        return cost | trained_with(together)
 
 
 def learning_rate(recipe: Recipe, preset: str, images: DistilledSet | None) -> float:
@@ -98,15 +153,6 @@ def learning_rate(recipe: Recipe, preset: str, images: DistilledSet | None) -> f
     return recipe.learning_rate(preset)
 
 
-def _refuse_divergence(training: Training, network: str) -> None:
-    loss = training.read_loss()
-    if not math.isfinite(loss):
-        raise CellFailure(
-            f"{network} diverged by epoch {training.epochs_done} (loss {loss}); "
-            "give the recipe a lower lr_by_network for it"
-        )
-
-
 def _training_set(
     images: DistilledSet | None, dataset: Dataset, space: Space, device: torch.device
 ) -> TrainingSet:
@@ -115,8 +161,7 @@ def _training_set(
     return SyntheticSet(images.encoded(space).to(device), images.labels.to(device))
 
 
-def _count_live_bytes(training: Training) -> int:
-    """The peak of live tensor bytes in the first steps of a training that is then thrown away."""
+def _count_live_bytes(training: Training | Ensemble) -> int:
     data = training.data
     held: list[object] = list({training.network, training.tested})
     held += [data.images, data.labels] if isinstance(data, SyntheticSet) else []

@@ -23,6 +23,7 @@ import torch
 from baselines.defaults.generator import GeneratorSettings
 from bench import device as devices
 from bench import standins, zca
+from bench.arithmetic import arithmetic_of
 from bench.cells import Cell, DistilCell, MeasureCell, PretrainCell, RelabelCell
 from bench.data import Dataset, Identity
 from bench.errors import CellFailure
@@ -80,7 +81,7 @@ def run(job: Job) -> dict[str, Any]:
     device, result, cost = devices.choose(job.cell.device), dict[str, Any](), dict[str, Any]()
     free = _free(device)
     try:
-        with failures():
+        with failures(), devices.computing(device, arithmetic_of(job.target.value)):
             work = _work(job, device)
             warmup = max(0, min(job.cell.warmup, work.whole - job.cell.updates))
             times = _timed(work.updates(), warmup, job.cell.updates, device)
@@ -105,7 +106,8 @@ def _row(job: Job, result: Mapping[str, Any], cost: Mapping[str, Any]) -> dict[s
         "cell": job.cell.value,
         "result": {**how, **dict.fromkeys(RESULT), **result},
         "cost": dict(cost),
-        "provenance": provenance(torch.device(job.cell.device), job.command),
+        "provenance": provenance(torch.device(job.cell.device), job.command)
+        | {"arithmetic": arithmetic_of(job.target.value).described},
     }
 
 

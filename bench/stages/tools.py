@@ -85,7 +85,7 @@ class HarnessTools:
             self._network = None  # so that two are never there at once
             with real_tensors() as fake:
                 built = build(name, self.task.classes, self.task.size)
-            self._network = built.to(self.device) if fake is None else to_fake(fake, built)
+            self._network = built.to(self.device, non_blocking=True) if fake is None else to_fake(fake, built)
             self._built = name
         return self._network
 

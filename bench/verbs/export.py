@@ -18,6 +18,9 @@ def export(
     ] = None,
     suite: Annotated[str | None, typer.Option(help="of this suite; of any by default")] = None,
     only: Only = None,
+    soft_labels: Annotated[
+        bool, typer.Option("--soft-labels", help="also what its teachers said of each augmented view")
+    ] = False,
     store: StoreDir = Path("store"),
     results: ResultsDir = Path("results"),
     tables: TablesFile = None,
@@ -35,7 +38,8 @@ def export(
         raise UserError(f"--results {results}: no such folder; `metadd-bench run SUITE` makes one")
     chosen = choose(results, suite, cell, wanted(only))
     known = spec.suites.get(chosen.suite)
-    done = write(chosen, to, store, f"{known.title}. {known.note}".strip() if known else "")
+    about = f"{known.title}. {known.note}".strip() if known else ""
+    done = write(chosen, to, store, about, soft_labels)
     typer.echo(f"{done.what}: {done.images} images in {done.folder}")
     if done.clamped:
         share = done.clamped / done.values

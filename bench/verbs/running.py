@@ -42,6 +42,9 @@ def run(
         bool, typer.Option("--no-fit-check", help="try on a GPU what is estimated not to fit, too")
     ] = False,
     jobs: Annotated[int, typer.Option(min=1, help="processes that make cells side by side")] = 1,
+    evaluate_together: Annotated[
+        int, typer.Option(min=1, help="evaluation networks of one set trained at once, at most")
+    ] = 1,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="print the cells and what is there; run nothing")
     ] = False,
@@ -64,10 +67,11 @@ def run(
             time_limit=time_limit,
             checkpoint_every=checkpoint_every,
             watcher=watching,
-            command=_command(suite, device, only),
+            command=_command(suite, device, only, evaluate_together),
             memory=memory,
             fit_check=not no_fit_check,
             jobs=jobs,
+            together=evaluate_together,
         )
     for name in opened.spec.suites[suite].tables:
         typer.echo((opened.results.folder / "tables" / f"{name}.md").read_text(encoding="utf-8"))
@@ -97,12 +101,13 @@ def status(
         typer.echo(f"failed: {printing.describe(opened, key)}: {reason}")
 
 
-def _command(suite: str, device: DeviceName, only: list[str] | None) -> str:
+def _command(suite: str, device: DeviceName, only: list[str] | None, together: int) -> str:
     """What was asked for, without the paths of this machine."""
     parts = [
         "metadd-bench run",
         suite,
         f"--device {device.value}",
         *(f"--only {text}" for text in only or []),
+        *([f"--evaluate-together {together}"] if together > 1 else []),
     ]
     return " ".join(parts)
