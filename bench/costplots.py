@@ -266,8 +266,8 @@ def cost_accuracy(spec: FigureSpec, results: Results, note: str, file: Path) -> 
         return False
     note += (
         " Accuracy: mean over the networks named above, which all sets have, and over seeds. An arrow leads "
-        "from a method (hollow) to the same with MetaDD (filled). Seconds of distilling one set without what "
-        f"is trained beforehand, of sets made on {shown.device} alone; MiB {shown.measure}."
+        "from a method (hollow) to the same with MetaDD (filled). Seconds of distilling the fastest set, "
+        f"without what is trained beforehand, of those made on {shown.device}; MiB {shown.measure}."
     )
     with style():
         figure = _figure(_HEAD_AND_NOTE + 2.9 * len(shown.panels))

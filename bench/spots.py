@@ -76,9 +76,10 @@ _Costs = dict[tuple[Any, ...], tuple[float | None, float | None]]
 
 
 def _costs(rows: Iterable[Mapping[str, Any]]) -> tuple[_Costs, str, str]:
-    """MiB of the largest part and seconds of all parts, mean over seeds, by dataset, IPC and method.
+    """MiB of the largest part (mean over seeds) and seconds of all parts, by dataset, IPC and method.
 
-    And the model and the kind of device that most sets were made on.
+    The seconds are those of the fastest seed: others may have shared their machine. And the model and the
+    kind of device that most sets were made on.
     """
     sets: dict[tuple[Any, ...], dict[int, list[Mapping[str, Any]]]] = {}
     for row in rows:
@@ -97,7 +98,7 @@ def _costs(rows: Iterable[Mapping[str, Any]]) -> tuple[_Costs, str, str]:
         seconds = [_seconds(parts) for parts in seeds.values() if _made_on(parts, "device", device)]
         mib = fmean(peaks) / _MIB if peaks and min(peaks) > 0 else None
         if mib or seconds:
-            found[name] = mib, fmean(seconds) if seconds else None
+            found[name] = mib, min(seconds, default=None)
     return found, device, kind
 
 
