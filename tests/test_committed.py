@@ -95,7 +95,7 @@ def test_random_images_reach_the_published_accuracies():
 def test_matching_is_above_random_by_more_than_the_interval(method, recipe):
     """On the network it distilled with, by the 95% interval of each."""
     ours, real = (summarise(accuracies(each, 1, "convnet", recipe)) for each in (method, "Random"))
-    assert (ours.n, real.n) == (3, 5)
+    assert (ours.n, real.n) == (8 if method == "DM" else 3, 5)
     assert ours.interval[0] > real.interval[1]
 
 
@@ -111,8 +111,8 @@ def test_mtt_matches_its_experts():
     assert max(losses) < 0.9
 
 
-@pytest.mark.parametrize(("suite", "least"), [("cifar10-cpu", 5), ("tiny-cpu", 1)])
-def test_teachers_experts_and_auxiliary_networks_are_over_half_accurate(suite, least):
+@pytest.mark.parametrize(("suite", "least", "accuracy"), [("cifar10-cpu", 5, 50), ("tiny-cpu", 4, 30)])
+def test_teachers_experts_and_auxiliary_networks_are_far_above_chance(suite, least, accuracy):
     """All that sets are made or labelled with; networks that only look at them may be worse."""
     rows = [row for row in Results(RESULTS / suite).rows.values() if row["current"]]
     cells = [row["cell"] for row in rows]
@@ -122,7 +122,7 @@ def test_teachers_experts_and_auxiliary_networks_are_over_half_accurate(suite, l
     used |= {cell["teacher"] for cell in cells if cell["kind"] == "relabel"}
     trained = [row for row in rows if row["key"] in used and row["cell"]["what"] != "generator"]
     assert len(trained) >= least
-    assert min(row["result"]["accuracy"] for row in trained) > 50
+    assert min(row["result"]["accuracy"] for row in trained) > accuracy
 
 
 def test_the_trained_generator_s_samples_are_taken_for_their_class():

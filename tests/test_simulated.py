@@ -112,7 +112,7 @@ def test_reruns_of_a_committed_suite_are_the_same_or_better_and_printed_drops_ar
         checked = compare("tiny-cpu", rows, rerun(rows, rng, "DM", printed["DM"]))
         (dm,) = (each for each in checked.accuracy if each.about["method"] == "DM")
         found += dm.outcome is Outcome.worse
-    assert found >= 32
+    assert found >= 27  # four in five of 40 are fewer once in fifty times
 
 
 def said(differences):
