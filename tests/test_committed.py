@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -163,6 +164,16 @@ def test_what_the_docs_quote_is_in_a_committed_table():
     assert len(quoted) > 5
     for line in quoted:
         assert any(line in table.splitlines() for table in tables)
+
+
+@pytest.mark.parametrize(("page", "least"), [("README.md", 5), ("docs/metadd.md", 4)])
+def test_intervals_in_prose_are_those_of_committed_tables(page, least):
+    lines = (RESULTS.parent / page).read_text().splitlines()
+    prose = " ".join(line for line in lines if not line.startswith("|"))
+    found = re.findall(r"[+-]\d+\.\d+ \[-?\d+\.\d+, -?\d+\.\d+\]", prose)
+    tables = " ".join(path.read_text() for path in RESULTS.glob("**/tables/*.md"))
+    assert len(found) >= least
+    assert [each for each in found if f"{each} (" not in tables] == []
 
 
 def test_the_readme_shows_the_committed_table():
