@@ -83,7 +83,7 @@ def panels(spec: FigureSpec, rows: Iterable[Mapping[str, Any]], results: Results
         seen.add(same)
         title = [method, f"IPC {ipc}"]
         title += [dataset] if several_datasets else []
-        title += [f"on {network.replace('+', ' + ')}"] if several_networks and network else []  # can be broken
+        title += [f"on {network.replace('+', ' + ')}"] if several_networks and network else []
         classes, images = read_plates([plates[part] for part in sorted(plates)])
         images = images[: spec.classes, : spec.columns]
         shown.append(Panel(tuple(title), images, classes[: spec.classes]))
