@@ -96,7 +96,7 @@ def test_random_images_reach_the_published_accuracies():
 def test_matching_is_above_random_by_more_than_the_interval(method, recipe):
     """On the network it distilled with, by the 95% interval of each."""
     ours, real = (summarise(accuracies(each, 1, "convnet", recipe)) for each in (method, "Random"))
-    assert (ours.n, real.n) == (8 if method == "DM" else 3, 5)
+    assert (ours.n, real.n) == (9 if method == "DM" else 3, 5)
     assert ours.interval[0] > real.interval[1]
 
 
