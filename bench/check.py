@@ -265,9 +265,17 @@ def _change(before: Sample, after: Sample) -> tuple[Summary, Summary, Change] | 
     networks = [each for each in before.by_network if each in after.by_network]
     first, second = _by_seed(before, networks), _by_seed(after, networks)
     same = all(before.keys[seed] == after.keys[seed] for seed in first if seed in second)
-    moved = change(first, second, same, 100 / before.images if before.images else 0.01)
+    step = 100 / before.images if before.images else 0.01
+    if (moved := change(first, second, same, step)) is None:
+        return None
+    sides = [(_of(before, network, first), _of(after, network, second)) for network in networks]
+    each = [one for old, new in sides if (one := change(old, new, same, step))]
     old, new = summarise([*first.values()]), summarise([*second.values()])
-    return (old, new, moved) if old and new and moved else None
+    return (old, new, moved.over(each)) if old and new else None
+
+
+def _of(sample: Sample, network: str, seeds: Iterable[int]) -> dict[int, float]:
+    return {seed: sample.by_network[network][seed] for seed in seeds}
 
 
 def _by_seed(sample: Sample, networks: Sequence[str]) -> dict[int, float]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -35,6 +35,8 @@ class Estimate:
 
     error: float
     degrees: int
+    #: What the error would be if the networks that the mean is over had no noise in common.
+    apart: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -68,10 +70,23 @@ class Change:
     def detectable(self, rows: int) -> float:
         """The smallest drop that tests like these, among so many rows, find in 80% of cases.
 
-        Infinite where no error is known.
+        Infinite where no error is known. A few seeds that were good for one network and bad for another make
+        a row's spread smaller than a rerun's will be, so that the larger of the two errors counts: that of
+        the row, and that of its networks each by itself.
         """
         shares = rows * len(self.tests)
-        return min((_multiple(test.degrees, shares) * test.error for test in self.tests), default=math.inf)
+        return min(
+            (_multiple(test.degrees, shares) * max(test.error, test.apart) for test in self.tests),
+            default=math.inf,
+        )
+
+    def over(self, networks: Sequence[Change]) -> Change:
+        """The same change, with what it was for each of the networks that it is the mean over, by seed."""
+        tests = []
+        for k, test in enumerate(self.tests):
+            errors = [each.tests[k].error for each in networks if k < len(each.tests)]
+            tests.append(replace(test, apart=math.hypot(*errors) / len(networks)))
+        return replace(self, tests=tuple(tests))
 
 
 def change(

@@ -1,4 +1,4 @@
-"""Tables as LaTeX: numbers aligned at ±, no type smaller than can be read, nothing beyond the page."""
+"""Tables as LaTeX: numbers set by siunitx, no type smaller than can be read, nothing beyond the page."""
 
 from __future__ import annotations
 
@@ -7,35 +7,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.tables import NAMES, Table, TableCell, TableRow
-from bench.wording import CODE, number_text, parts
-
-#: Characters that LaTeX does not print as they stand.
-_LATEX = {
-    **{each: f"\\{each}" for each in "{}$&#%_"},
-    "\\": r"\textbackslash{}",
-    "^": r"\textasciicircum{}",
-    "~": r"\textasciitilde{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': "''",
-    "`": r"\textasciigrave{}",
-    "±": r"$\pm$",
-    "−": "$-$",
-    "×": r"$\times$",
-    "≤": r"$\leq$",
-    "≥": r"$\geq$",
-    "≈": r"$\approx$",
-    "→": r"$\rightarrow$",
-    "†": r"$^{\dagger}$",
-    "…": r"\ldots{}",
-    "“": "``",
-    "”": "''",
-    "—": "---",
-    "–": "--",
-}
-_MINUS = re.compile(r"(?<![\w-])-(?=\d)")
+from bench import siunitx
+from bench.latextext import latex_text
+from bench.tables import NAMES, Table, TableRow
+from bench.wording import number_text
 
 #: Points: the text of a page of LaTeX's ``article``, what is left of its height beside a caption, a character
 #: of a table on average, the space between two columns, a row.
@@ -55,7 +30,7 @@ class _Sheet:
 
 
 def to_latex(table: Table) -> str:
-    """A LaTeX ``table`` with booktabs, scaled down where it is too wide.
+    """A LaTeX ``table`` with booktabs and siunitx, scaled down where it is too wide.
 
     What would become too small is set sideways, and what is too large for a page is parted. Notes stand
     below, or behind it where a page has no room for them.
@@ -63,10 +38,9 @@ def to_latex(table: Table) -> str:
     sideways, sheets = _sheets(table)
     floats = [_float(table, sheet, sideways, n > 0) for n, sheet in enumerate(sheets)]
     notes = [rf"{latex_text(note)}\par" for note in (*table.header, *table.notes)]
-    packages = r"\usepackage{booktabs} and \usepackage{graphicx}"
-    if sideways:
-        packages = r"\usepackage{booktabs}, \usepackage{graphicx} and \usepackage{rotating}"
-    lines = [f"% Needs {packages}."]
+    packages = ["booktabs", "graphicx", *(["rotating"] if sideways else [])]
+    uses = ", ".join(rf"\usepackage{{{package}}}" for package in packages)
+    lines = [rf"% Needs {uses} and \usepackage{{siunitx}} (version 3)."]
     style = r"\footnotesize\raggedright\setlength{\parskip}{2pt}"
     if not sideways and len(sheets) == 1 and _fits(table, sheets[0]):
         *above, end = floats[0]
@@ -156,38 +130,21 @@ def _float(table: Table, sheet: _Sheet, sideways: bool, continued: bool) -> list
 
 
 def _tabular(table: Table, sheet: _Sheet) -> list[str]:
-    """The lines of the tabular: a column of LaTeX per name of a row, and two per number."""
+    """The lines of the tabular: a column of LaTeX for each name of a row and each column of numbers."""
+    # What a column is like goes by all its rows, so that every page sets it alike.
+    columns = [siunitx.column([row.cells.get(name) for row in table.rows]) for name in sheet.columns]
     head = [latex_text(name) for name in table.row_names]
-    head += [rf"\multicolumn{{2}}{{c}}{{{latex_text(column)}}}" for column in sheet.columns]
+    head += [f"{{{latex_text(name)}}}" for name in sheet.columns]
     lines = [
-        rf"\begin{{tabular}}{{{'l' * len(table.row_names)}{'r@{}l' * len(sheet.columns)}}}",
+        rf"\sisetup{{{', '.join(siunitx.SETTINGS)}}}%",
+        rf"\begin{{tabular}}{{{'l' * len(table.row_names)}{''.join(each.letter for each in columns)}}}",
         r"\toprule",
         rf"{' & '.join(head)} \\",
         r"\midrule",
     ]
     for row in sheet.rows:
-        about = [latex_text(text) for text in row.about]
-        body = [_halves(row.cells.get(column)) for column in sheet.columns]
+        cells = [row.cells.get(name) for name in sheet.columns]
+        body = [siunitx.number(cell, of) for cell, of in zip(cells, columns, strict=True)]
         # An empty group, because \\ and \midrule would take a [ or * that follows for their own.
-        lines.append(rf"{{}}{' & '.join([*about, *body])} \\")
+        lines.append(rf"{{}}{' & '.join([*map(latex_text, row.about), *body])} \\")
     return [*lines, r"\bottomrule", r"\end{tabular}"]
-
-
-def _halves(cell: TableCell | None) -> str:
-    """A number's two columns: up to what is aligned, and the rest; one across both where it has no parts."""
-    before, after = parts(cell)
-    if not after:
-        return rf"\multicolumn{{2}}{{c}}{{{latex_text(before)}}}"
-    halves = [latex_text(before), latex_text(after)]
-    if cell and cell.bold:
-        halves = [rf"\textbf{{{text}}}" for text in halves]
-    return f"{halves[0]} & ~{halves[1]}"
-
-
-def latex_text(text: str) -> str:
-    """Text with what is special to LaTeX escaped, and what stands between backticks in typewriter."""
-    found = ["".join(_LATEX.get(each, each) for each in part) for part in CODE.split(text)]
-    for i, part in enumerate(found):
-        # Two hyphens would become a dash, and the hyphen before a number is a minus.
-        found[i] = rf"\texttt{{{part.replace('--', '-{}-')}}}" if i % 2 else _MINUS.sub("$-$", part)
-    return "".join(found)

@@ -146,6 +146,29 @@ def test_p_are_adjusted_over_the_rows():
     assert alone.detectable / alone.change.tests[0].error < dc.detectable / dc.change.tests[0].error
 
 
+def test_noise_that_cancels_between_networks_does_not_make_the_smallest_drop_smaller():
+    rows = made(methods={"DM": 30.0})
+    values = {"convnet": [28.0, 32.0, 29.0, 31.0, 30.0, 30.0], "vgg11": [32.0, 28.0, 31.0, 29.0, 30.0, 30.3]}
+    for each in rows:
+        if "accuracy" in each["result"]:
+            each["result"]["accuracy"] = values[each["tags"]["network"]][each["tags"]["seed"]]
+    (row,) = compare("s", rows, rows).accuracy
+    (test,) = row.change.tests
+    error = lambda of: np.std(of, ddof=1) * np.sqrt(2 / 6)  # noqa: E731
+    assert test.error == pytest.approx(error(np.mean([*values.values()], axis=0)))
+    assert test.apart == pytest.approx(np.hypot(*map(error, values.values())) / 2)
+    alone = change(dict.fromkeys(range(6), 30.0), dict(enumerate(values["convnet"])), False, 0.01)
+    assert row.detectable / test.apart == pytest.approx(alone.detectable(1) / alone.tests[0].error)
+    # Where all networks go up and down together the row's own spread is larger.
+    for each in rows:
+        if "accuracy" in each["result"]:
+            each["result"]["accuracy"] = values["convnet"][each["tags"]["seed"]]
+    (row,) = compare("s", rows, rows).accuracy
+    (test,) = row.change.tests
+    assert test.apart == pytest.approx(test.error / np.sqrt(2))
+    assert row.detectable / test.error == pytest.approx(alone.detectable(1) / alone.tests[0].error)
+
+
 def test_one_seed_can_tell_nothing():
     found = compare("s", made(seeds=1), moved(made(seeds=1), -10))
     assert found.outcome is Outcome.cannot_tell

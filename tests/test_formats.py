@@ -7,7 +7,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
-from committed import FOLDERS
+from committed import FOLDERS, RESULTS
 
 import bench
 from bench.formats import FORMATS, to_html, to_latex, to_markdown
@@ -99,18 +99,28 @@ def latex_rows(table):
 
 
 def latex_row(line, names):
-    """The texts of a line, with the two halves of a number put together."""
-    parts = re.split(r"(?<!\\)&", line.removesuffix(r" \\").removeprefix("{}"))
-    cells, rest = [plain(name) for name in parts[:names]], parts[names:]
-    while rest:
-        first = rest.pop(0)
-        spans = r"\multicolumn{2}{c}" in first
-        cells.append(plain(first) if spans else f"{plain(first)} {plain(rest.pop(0))}")
-    return cells
+    """The texts of a line, those of numbers as Markdown says them."""
+    cells = re.split(r"(?<!\\)&", line.removesuffix(r" \\").removeprefix("{}"))
+    return [plain(name.strip()) for name in cells[:names]] + [said(cell.strip()) for cell in cells[names:]]
+
+
+#: What stands before a number, the number, its spread, and the text behind it: its mark, and the rest.
+CELL = re.compile(
+    r"(?:\\bfseries )?(?:\{([^{}]+)\})?([+-]?[\d.]+)(?: \\pm ([\d.]+))?\{(\$\^\{\\dagger\}\$)?(.*)\}"
+)
+
+
+def said(cell):
+    if (found := CELL.fullmatch(cell)) is None:
+        return plain(cell)
+    lead, number, spread, mark, text = (part or "" for part in found.groups())
+    text = re.sub(r"\\hphantom\{(?:[^{}]|\{[^{}]*\})*\}", "", text)
+    text = re.sub(r"\\num\{([^{}]*)\}", r"\1", text).replace("~", " ")
+    spread = spread and f" ± {spread}"
+    return f"{plain(lead)}{number.replace('-', '−')}{plain(mark)}{spread}{plain(text).replace('-', '−')}"
 
 
 def plain(text):
-    text = re.sub(r"\\multicolumn\{2\}\{c\}", "", text.strip().removeprefix("~"))
     text = text.replace("-{}-", "--").replace(r"\textbackslash{}", "\0")
     for mark, each in {
         r"$\pm$": "±",
@@ -166,29 +176,71 @@ def test_the_numbers_of_committed_suites_are_those_of_the_markdown(folder):
 def test_only_what_is_bold_is_bold():
     assert "**" not in to_markdown(made())
     assert "<td><strong>" not in to_html(made())
-    assert r"\textbf" not in to_latex(made())
+    assert r"\bfseries" not in to_latex(made())
     table = made(bold=True)
     assert to_markdown(table).count("**") == 2
     assert "| **-1.50 [-7.85, 4.85] (2)** |" in to_markdown(table)
     assert Read(to_html(table)).bold == ["-1.50 [-7.85, 4.85] (2)"]
-    assert re.findall(r"\\textbf\{([^{}]*)\}", to_latex(table)) == ["$-$1.50", "[$-$7.85, 4.85] (2)"]
+    bold = r"\bfseries -1.50{\hphantom{$^{\dagger}$}~[\num{-7.85}, \num{4.85}]~(2)}"
+    assert (to_latex(table).count(r"\bfseries"), to_latex(table).count(bold)) == (1, 1)
 
 
-def test_latex_has_a_table_of_booktabs_and_aligns_at_the_spread():
+def test_latex_has_a_table_of_booktabs_and_siunitx():
     text = to_latex(made())
-    assert text.startswith("% Needs \\usepackage{booktabs} and \\usepackage{graphicx}.\n\\begin{table}")
+    packages = r"\usepackage{booktabs}, \usepackage{graphicx} and \usepackage{siunitx} (version 3)"
+    assert text.startswith(f"% Needs {packages}.\n\\begin{{table}}")
     begins, ends = (re.findall(rf"\\{word}\{{(\w+)\}}", text) for word in ("begin", "end"))
     assert begins == ["table", "tabular", "minipage"]
     assert ends == ["tabular", "minipage", "table"]
-    assert r"\begin{tabular}{llr@{}lr@{}lr@{}l}" in text
     assert [text.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [1, 1, 1]
     assert r"\caption{Accuracy (\%)}" in text
     assert r"\label{tab:a-table}" in text
     assert text.index("Header.") < text.index("One note.")
-    assert r"11.0$^{\dagger}$ & ~$\pm$ 1.4 (2) & 7.2 & ~(1)" in text
-    widths = {len(re.split(r"(?<!\\)&", line)) for line in text.splitlines() if line.startswith("{}DM")}
-    spans = [line.count(r"\multicolumn{2}") for line in text.splitlines() if line.startswith("{}DM")]
-    assert (widths, spans) == ({2 + 6, 2 + 6 - 2}, [0, 2])
+    assert text.index(r"\sisetup{") < text.index(r"\begin{tabular}")
+    assert "Method & IPC & {convnet} & {vgg11} & {mean} " in text
+    assert r"{}DM & 1 & 11.0 \pm 1.4{$^{\dagger}$~(2)} & 7.2{~(1)} & +0.5{, $-$1.0\%~(1)} \\" in text
+    filled = r"\hphantom{$^{\dagger}$}"
+    assert (
+        rf" & 1 & -1.50{{{filled}~[\num{{-7.85}}, \num{{4.85}}]~(2)}} & {{not measured}} & {{---}} \\" in text
+    )
+    widths = {len(re.split(r"(?<!\\)&", line)) for line in text.splitlines() if line.endswith(r" \\")}
+    assert widths == {2 + 3}
+
+
+def formats(*columns):
+    """The columns of a tabular, of cells without room for the text behind their numbers."""
+    names = [str(i) for i in range(len(columns))]
+    rows = [TableRow(("M",), dict(zip(names, cells, strict=True))) for cells in zip(*columns, strict=True)]
+    text = to_latex(Table("t", "T", (), ("Method",), tuple(names), tuple(rows)))
+    (tabular,) = re.findall(r"\\begin\{tabular\}\{l(.*)\}", text)
+    return re.findall(r"c|S\[table-format=(?:[^\[\]])*\]", re.sub(r"\{\\hspace\{[\d.]+em\}\}", "", tabular))
+
+
+def test_a_column_has_the_digits_that_its_cells_need():
+    of = lambda *values, **more: TableCell(summarise(list(values)), **more)  # noqa: E731
+    words = TableCell(missing="not measured")
+    assert formats(
+        [of(9.5, 10.5), of(100.25)],
+        [of(50.0, 10.0), words],
+        [of(0.5, 0.7, decimals=3), of(-12.5, 3.0, decimals=3, difference=True)],
+        [of(3.0, text="3"), of(0.5, text="≈0.0578")],
+        [words, TableCell()],
+    ) == [
+        "S[table-format=3.1(2)]",
+        "S[table-format=2.1(3)]",
+        "S[table-format=+1.3(4)]",
+        r"S[table-format={$\approx$}1.4]",
+        "c",
+    ]
+
+
+def test_what_follows_spreads_of_unlike_lengths_stands_below_each_other():
+    wide = TableCell(summarise([10.0, 50.0]), seen=True)
+    narrow = replace(wide, summary=summarise([10.0, 11.0]), seen=False)
+    body = tuple(TableRow((name,), {"c": cell}) for name, cell in {"A": wide, "B": narrow}.items())
+    text = to_latex(Table("t", "T", (), ("Method",), ("c",), body))
+    assert r"{}A & 30.0 \pm 28.3{$^{\dagger}$~(2)} \\" in text
+    assert r"{}B & 10.5 \pm 0.7{\hphantom{$^{\dagger}$0}~(2)} \\" in text
 
 
 def large(rows=60, columns=14):
@@ -205,8 +257,8 @@ def test_what_a_page_cannot_hold_is_set_sideways_and_parted():
     table = large()
     text = to_latex(table)
     assert latex_rows(table) == signs(markdown_rows(table))
-    packages = r"\usepackage{booktabs}, \usepackage{graphicx} and \usepackage{rotating}."
-    assert text.startswith(f"% Needs {packages}\n\\begin{{sidewaystable}}\n")
+    packages = r"\usepackage{booktabs}, \usepackage{graphicx}, \usepackage{rotating} and \usepackage{siunitx}"
+    assert text.startswith(f"% Needs {packages} (version 3).\n\\begin{{sidewaystable}}\n")
     tabulars = text.split(r"\begin{tabular}")[1:]
     assert len(tabulars) == text.count(r"\begin{sidewaystable}") == 6
     assert [text.count(each) for each in (r"\label{tab:large}", r"\ref{tab:large}")] == [1, 1]
@@ -265,16 +317,30 @@ def test_a_table_without_rows_is_its_title_and_notes():
     assert shown.notes == ["Header.", "No finished evaluation yet."]
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def has_tex():
+    """Whether there is a TeX with siunitx."""
+    if None in (shutil.which("pdflatex"), shutil.which("kpsewhich")):
+        return False
+    command = ["kpsewhich", "siunitx.sty"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.skipif(not has_tex(), reason="pdflatex with siunitx is not installed")
 def test_latex_compiles(tmp_path):
-    tables = [made(NASTY, bold=True), Table("x", "Nothing", (), notes=("Not yet.",)), large()]
+    """With every kind of cell; nothing is wider than the room that its column reserves."""
+    words = Table("w", "Words", (), ("A",), ("b",), (TableRow(("x",), {}),))
+    tables = [made(NASTY, bold=True), Table("x", "Nothing", (), notes=("Not yet.",)), large(), words]
+    spec, folder = read(), RESULTS / "tiny-cpu"
+    tables += bench.table(spec, folder.name, Results(folder), spec.suites[folder.name].tables)
     body = "\n".join(to_latex(table) for table in tables)
-    packages = r"\usepackage{booktabs}\usepackage{graphicx}\usepackage{rotating}"
+    packages = r"\usepackage{booktabs}\usepackage{graphicx}\usepackage{rotating}\usepackage{siunitx}"
     document = rf"\documentclass{{article}}{packages}\begin{{document}}{body}\end{{document}}"
     (tmp_path / "t.tex").write_text(document)
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stdout
-    assert "Overfull" not in done.stdout
-    assert "Float too large" not in done.stdout
+    log = (tmp_path / "t.log").read_text(errors="replace")
+    assert "Package: siunitx" in log
+    for word in ("Overfull", "Float too large", "siunitx Warning"):
+        assert word not in log
     assert (tmp_path / "t.pdf").exists()

@@ -137,7 +137,7 @@ def test_below_ours_stand_theirs_and_the_difference():
 
 def test_every_format_has_them():
     table = beside([row(25.0), row(26.5, seed=1)], number(26.0, 0.8), number(9.0, network="vgg11"))
-    assert r"26.0$^{\dagger}$ & ~$\pm$ 0.8 (?)" in to_latex(table)
+    assert r"26.0 \pm 0.8{$^{\dagger}$~(?)}" in to_latex(table)
     assert r"DM: ours $-$ published" in to_latex(table)
     assert "<td>26.0† ± 0.8 (?)</td>" in to_html(table)
     found = {(line["Method"], line["column"]): line for line in csv.DictReader(io.StringIO(to_csv(table)))}
