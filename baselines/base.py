@@ -76,8 +76,21 @@ class Need:
     file: str | None = None
 
 
+def later(default: Any, **about: Any) -> Any:
+    """A field of settings that was not there from the start: at its ``default`` it is in no cell and no key.
+
+    So cells of before keep their keys. The default must change no result; to change it later is to change
+    results for equal keys, so ``version`` is raised then.
+
+    Args:
+        default: what cells that do not say otherwise had before there was a choice.
+        about: as for :func:`pydantic.Field`.
+    """
+    return Field(default, exclude_if=lambda value: value == default, **about)
+
+
 class MethodSettings(BaseModel):
-    """The settings of a method, all of them part of the cell's key.
+    """The settings of a method, all of them part of the cell's key (but see :func:`later`).
 
     Subclasses add fields with the authors' values, and :meth:`defaults` for what depends on the dataset or
     on IPC. ``version`` is raised whenever results change for equal settings.

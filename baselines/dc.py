@@ -13,9 +13,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812  (the name everyone knows it by)
 from torch import Tensor, nn
+from torch.func import vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from baselines.base import Images, Method, Optimisers, Tools
+from baselines.classes import differentiable_gradients, gradients, refused
 from baselines.defaults.dc import DCSettings
 
 #: Added to products of norms: utils.py, distance_wb and match_loss.
@@ -72,10 +74,20 @@ DISTANCES: dict[str, Callable[[Gradients, Gradients], Tensor]] = {
 class DC(Method[DCSettings]):
     """Several updates an iteration, each against the network that the images so far have trained.
 
-    The loss of an update is the sum over classes; the graph of one class is alive at a time. All of a network
-    but its batch norm is in evaluation mode, so dropout (none of the authors' networks has any) is off: the
-    gradients of real and of synthetic images are those of one network.
+    The loss of an update is the sum over classes; the graph of ``chunk`` classes is alive at a time. All
+    of a network but its batch norm is in evaluation mode, so dropout (none of the authors' networks has any)
+    is off: the gradients of real and of synthetic images are those of one network.
     """
+
+    #: Whether classes go one by one although ``chunk`` says otherwise, for their network allows no more.
+    _one_by_one = False
+
+    def begin(self, tools: Tools) -> None:
+        """Try once whether several classes can be matched at once."""
+        if self.settings.chunk > 1:
+            network = tools.network().eval()
+            self._one_by_one = refused(network, self.task.size)
+            network.train()
 
     def optimisers(self, params: Mapping[str, Tensor]) -> Optimisers:
         """SGD with momentum on whatever makes the images."""
@@ -97,30 +109,62 @@ class DC(Method[DCSettings]):
         augmented = self.settings.augment == "dsa"
         draw = tools.augment.draw_siamese(tools.rng("siamese", step), images.classes) if augmented else None
         total = images.images.new_zeros(())
-        for label in range(images.classes):
-            of_class = None if draw is None else draw[label : label + 1]
-            target = self._real_gradient(network, label, step, of_class, tools)
-            total += self._match_class(network, images, label, target, of_class, tools)
+        chunk = 1 if self._one_by_one else self.settings.chunk
+        for first in range(0, images.classes, chunk):
+            classes = range(first, min(first + chunk, images.classes))
+            of_classes = None if draw is None else draw[classes.start : classes.stop]
+            target = self._real_gradient(network, classes, step, of_classes, tools)
+            total += self._match_classes(network, images, classes, target, of_classes, tools)
         return total
 
-    def _match_class(
-        self, network: nn.Module, images: Images, label: int, target: Gradients, draw: Any, tools: Tools
+    def _match_classes(
+        self, network: nn.Module, images: Images, classes: range, target: Gradients, draw: Any, tools: Tools
     ) -> Tensor:
-        """Add the gradient of one class' distance to ``target``; gives that distance."""
-        rows = images.rows(label, label + 1)
+        """Add the gradient of some classes' distances to ``target``; gives their sum."""
+        rows = images.rows(classes.start, classes.stop)
         leaf = images.leaf(rows)
-        seen = leaf if draw is None else tools.augment.apply(leaf[None], draw)[0]
-        with sdpa_kernel(SDPBackend.MATH):  # no other kernel of attention can be differentiated twice
-            loss = F.cross_entropy(network(seen), images.labels[rows])
-        gradients = torch.autograd.grad(loss, list(network.parameters()), create_graph=True)
-        apart = DISTANCES[self.settings.distance](gradients, target)
+        measure = DISTANCES[self.settings.distance]
+        if len(classes) == 1:
+            seen = leaf if draw is None else tools.augment.apply(leaf[None], draw)[0]
+            with sdpa_kernel(SDPBackend.MATH):  # no other kernel of attention can be differentiated twice
+                loss = F.cross_entropy(network(seen), images.labels[rows])
+            found = torch.autograd.grad(loss, list(network.parameters()), create_graph=True)
+            apart = measure(found, target)
+        else:
+            shape = (len(classes), images.ipc)
+            seen = leaf.unflatten(0, shape)
+            seen = seen if draw is None else tools.augment.apply(seen, draw)
+            labels = images.labels[rows].unflatten(0, shape)[:, 0]
+            apart = vmap(measure)(differentiable_gradients(network, seen, labels), target).sum()
         images.add(rows, torch.autograd.grad(apart, leaf)[0])
         return apart.detach()
 
     def _real_gradient(
+        self, network: nn.Module, classes: range, step: int, draw: Any, tools: Tools
+    ) -> list[Tensor]:
+        """The gradient of the parameters on fresh real images of each class, under its draw.
+
+        Of one class a tensor like each parameter, of several [classes, ...].
+        """
+        if len(classes) == 1:
+            return self._gradient_of_one(network, classes.start, step, draw, tools)
+        if self.settings.batch_real < tools.per_forward:  # else more at once make nothing faster
+            real = tools.real(classes.start, classes.stop, self.settings.batch_real, step)
+            if real.shape[1] == self.settings.batch_real:
+                real = real if draw is None else tools.augment.apply(real, draw)
+                labels = torch.arange(classes.start, classes.stop, device=real.device)
+                return gradients(network, real, labels, tools.per_forward)
+            del real  # as many of each as the smallest class has; each shall have as many as it has alone
+        draws = [None if draw is None else draw[i : i + 1] for i in range(len(classes))]
+        each = [
+            self._gradient_of_one(network, label, step, of_class, tools)
+            for label, of_class in zip(classes, draws, strict=True)
+        ]
+        return [torch.stack(of_parameter) for of_parameter in zip(*each, strict=True)]
+
+    def _gradient_of_one(
         self, network: nn.Module, label: int, step: int, draw: Any, tools: Tools
     ) -> list[Tensor]:
-        """The gradient of the parameters on fresh real images of a class, under its draw."""
         real = tools.real(label, label + 1, self.settings.batch_real, step)
         if draw is not None:
             real = tools.augment.apply(real, draw)

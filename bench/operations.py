@@ -156,19 +156,28 @@ class Operations:
                 made = changed(made, ("inner", name) if nested else (name,), value)
             return self._iteration(replace(cell, settings=made))
 
+        if "outer" in settings and settings.get("chunk", 1) > 1:
+            # PyTorch's formula takes the groups of a convolution's backward for one of all classes' channels.
+            path = ("inner", "chunk") if nested else ("chunk",)
+            alone = self._shortened(replace(cell, settings=changed(cell.settings, path, 1)))
+            return Work(alone.operations, self._looped(of, settings).operators)
         if "outer" in settings:
-            outer, inner = int(settings["outer"]), int(settings["inner"])
-            matching = of(outer=1, inner=0)
-            if outer == 1 or inner == 0:
-                return matching * outer
-            one, two = (of(outer=2, inner=n) - matching * 2 for n in (1, 2))
-            return matching * outer + (one + (two - one) * (inner - 1)) * (outer - 1)
+            return self._looped(of, settings)
         batch, steps = settings.get("batch_syn"), int(settings.get("syn_steps", 0))
         images = cell.ipc * cell.dataset.classes
         if steps > 3 and images % min(batch or images, images) == 0:
             two, three = (of(syn_steps=n) for n in (2, 3))
             return two + (three - two) * (steps - 2)
         return self._iteration(cell)
+
+    def _looped(self, of: Callable[..., Work], settings: Mapping[str, Any]) -> Work:
+        """An iteration of DC, ``of`` being one with other loops: each step and each epoch adds the same."""
+        outer, inner = int(settings["outer"]), int(settings["inner"])
+        matching = of(outer=1, inner=0)
+        if outer == 1 or inner == 0:
+            return matching * outer
+        one, two = (of(outer=2, inner=n) - matching * 2 for n in (1, 2))
+        return matching * outer + (one + (two - one) * (inner - 1)) * (outer - 1)
 
     def _iteration(self, cell: DistilCell) -> Work:
         """A mean iteration as it stands, but that one class stands for all where DC goes through them."""
@@ -179,7 +188,7 @@ class Operations:
                 for _ in job.updates():
                     pass
                 job.iterations_done += 1
-            whole = counted.work - before + one_class.work * (cell.dataset.classes - 1)
+            whole = counted.work - before + one_class.others(cell.dataset.classes)
         return whole * (1 / iterations)
 
     def _plugged(self, cell: DistilCell) -> Work:
@@ -209,7 +218,7 @@ class Operations:
             patch(plugins, "images_with_graph", lambda device, size: _ALL)
             patch(Rendered, "_chunks", lambda images, total: [slice(0, total)])
             patch(DC, "_real_gradient", one_class.real_gradient(DC._real_gradient))
-            patch(DC, "_match_class", one_class.match(DC._match_class))
+            patch(DC, "_match_classes", one_class.match(DC._match_classes))
             undo.enter_context(mode)
             undo.enter_context(counted)
             yield Distillation(cell, self._datasets[cell.dataset], CPU, used), counted, one_class
@@ -260,32 +269,40 @@ class Operations:
 
 
 class _OneClass:
-    """DC's classes: the first has its turn, and the work of it stands for each of the others."""
+    """DC's classes: the first (or their first chunk) has its turn; its work stands for each of the others."""
 
     def __init__(self, counted: Counted) -> None:
         self._counted = counted
         self._before = Work()
         self._target: Any = None
-        #: What the first class took, in all updates so far.
-        self.work = Work()
+        #: How many the first are.
+        self._chunk = 1
+        #: What they took, in all updates so far.
+        self._work = Work()
+
+    def others(self, classes: int) -> Work:
+        """The work of all that were left out, where there are so many classes."""
+        chunks = classes / self._chunk
+        work = self._work
+        return Work(work.operations * (chunks - 1), work.operators * (math.ceil(chunks) - 1))
 
     def real_gradient(self, whole: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(whole)
-        def gradient(method: DC, network: Any, label: int, *arguments: Any) -> Any:
-            if label == 0:
-                self._before = self._counted.work
-                self._target = whole(method, network, label, *arguments)
+        def gradient(method: DC, network: Any, classes: range, *arguments: Any) -> Any:
+            if classes.start == 0:
+                self._before, self._chunk = self._counted.work, len(classes)
+                self._target = whole(method, network, classes, *arguments)
             return self._target
 
         return gradient
 
     def match(self, whole: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(whole)
-        def match(method: DC, network: Any, images: Any, label: int, *arguments: Any) -> Any:
-            if label:
+        def match(method: DC, network: Any, images: Any, classes: range, *arguments: Any) -> Any:
+            if classes.start:
                 return images.images.new_zeros(())
-            found = whole(method, network, images, label, *arguments)
-            self.work += self._counted.work - self._before
+            found = whole(method, network, images, classes, *arguments)
+            self._work += self._counted.work - self._before
             return found
 
         return match

@@ -13,7 +13,6 @@ from contextlib import ExitStack, contextmanager
 from functools import wraps
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from baselines.dc import DC
@@ -30,8 +29,8 @@ def few_pieces(dataset: Dataset) -> Iterator[None]:
     * MetaDD: the first two chunks of images and the last; of the pass that keeps the maps also the last but
       one, and for the others maps of the right size.
     * GLaD: the first two chunks that are rendered, and the last.
-    * DC and DSA: the first two classes and, as what augmentation takes depends on the operation drawn, the
-      first of each operation.
+    * DC and DSA: the first two classes (or chunks of classes) and, as what augmentation takes depends on the
+      operation drawn, the first of each operation (or of each row of them).
 
     Args:
         dataset: classes with fewer real images than others are gone through too.
@@ -50,7 +49,7 @@ def few_pieces(dataset: Dataset) -> Iterator[None]:
         replace(CAM, "forward", maps.forward)
         replace(Rendered, "_chunks", _rendered)
         replace(DC, "_real_gradient", classes.real_gradient)
-        replace(DC, "_match_class", classes.match)
+        replace(DC, "_match_classes", classes.match)
         yield
 
 
@@ -110,7 +109,7 @@ class _Maps:
 
 
 class _Classes:
-    """DC's classes: a class is left out where one like it had its turn in this update."""
+    """DC's classes, in their chunks: a chunk is left out where one like it had its turn in this update."""
 
     def __init__(self, dataset: Dataset) -> None:
         self._counts = dataset.train.counts
@@ -118,16 +117,19 @@ class _Classes:
         self._left_out = False
 
     def real_gradient(self, whole: Callable[..., list[Tensor]]) -> Callable[..., list[Tensor]]:
-        def gradient(method: DC, network: Any, label: int, step: int, draw: Any, tools: Any) -> list[Tensor]:
-            like = (min(self._counts[label], method.settings.batch_real), _kind(draw))
-            if label == 0:
+        def gradient(
+            method: DC, network: Any, classes: range, step: int, draw: Any, tools: Any
+        ) -> list[Tensor]:
+            like = (tuple(min(self._counts[c], method.settings.batch_real) for c in classes), _kinds(draw))
+            if classes.start == 0:
                 self._seen.clear()
             self._left_out = like in self._seen
-            if label:  # the first class finds nothing left behind
+            if classes.start:  # the first finds nothing left behind
                 self._seen.add(like)
-            if self._left_out:  # what stays until the next class has its own
-                return [torch.empty_like(parameter) for parameter in network.parameters()]
-            return whole(method, network, label, step, draw, tools)
+            if self._left_out:  # what stays until the next has its own
+                several = [len(classes)] if len(classes) > 1 else []
+                return [p.new_empty([*several, *p.shape]) for p in network.parameters()]
+            return whole(method, network, classes, step, draw, tools)
 
         return gradient
 
@@ -141,6 +143,6 @@ class _Classes:
         return match
 
 
-def _kind(draw: Any) -> Any:
-    """What of a class's draw bears on memory: the operation, and whether it mirrors."""
-    return None if draw is None else (draw.ops, bool(draw.params[0, 0] > 0))
+def _kinds(draw: Any) -> Any:
+    """What of a draw bears on memory: the operation of each class, and whether it mirrors."""
+    return None if draw is None else (draw.ops, tuple(bool(first > 0) for first in draw.params[:, 0]))

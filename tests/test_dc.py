@@ -117,6 +117,7 @@ def iterate(tools, start, method="dc", each=lambda: None, **settings):
     classes, ipc = start.shape[:2]
     x = Synthetic(start.flatten(0, 1), classes, ipc)
     made = DC(METHODS[method].settings(**{"batch_real": 6, **settings}), tools.task)
+    made.begin(tools)
     optimisers, losses, gradient = made.optimisers(x.params), [], None
     for loss in made.iteration(0, x, tools):
         assert not loss.requires_grad

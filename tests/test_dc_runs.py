@@ -90,6 +90,13 @@ def peaks(data, method, **settings):
         ("dsa", 3, {"outer": 1, "distance": "cos"}),
         ("dc", 3, {"network": "convnet@w16@bn", "distance": "mse"}),
         ("dsa", 2, {"network": "alexnet@w8", "outer": 1, "batch_real": 4}),
+        ("dsa", 5, {"chunk": 2}),
+        ("dc", 3, {"chunk": 9, "distance": "cos", "outer": 1}),
+        (
+            "dc",
+            3,
+            {"chunk": 2, "batch_real": 50, "outer": 1},
+        ),  # more than there are: real images class by class
     ],
 )
 def test_fake_tensors_give_the_same_peak(method, classes, settings):
@@ -108,7 +115,25 @@ def test_the_peak_grows_with_the_classes_by_their_images_alone():
     assert 6 * 4 * 3 * pixels <= many - few < 6 * 4 * (3 * pixels + 24 * classifier)
 
 
+def test_a_chunk_of_classes_has_a_graph_for_each():
+    one, two, three = (peaks(dataset(3), "dc", chunk=chunk, outer=1)[1] for chunk in (1, 2, 3))
+    assert one < two < three
+
+
 # Settings.
+
+
+@pytest.mark.parametrize("method", ["dc", "dsa", "glad(dc)"])
+def test_a_chunk_is_in_the_key_only_where_it_is_not_1(method):
+    """So cells of before there was a choice keep their keys."""
+
+    def made(**settings):
+        return cell(dataset(), method, **({"inner": settings} if method == "glad(dc)" else settings))
+
+    own = made().settings["inner"] if method == "glad(dc)" else made().settings
+    assert "chunk" not in own
+    assert made(chunk=1).key == made().key
+    assert len({made(chunk=chunk).key for chunk in (1, 2, 3)}) == 3
 
 
 @pytest.mark.parametrize(
@@ -140,7 +165,7 @@ def test_default_settings(settings, init, augment, name, ipc, loops):
 
 
 @pytest.mark.parametrize(
-    "override", [{"outer": 0}, {"inner": -1}, {"distance": "ours"}, {"chunk": 1}, {"lr_net": 0}]
+    "override", [{"outer": 0}, {"inner": -1}, {"distance": "ours"}, {"chunk": 0}, {"lr_net": 0}]
 )
 def test_an_override_that_is_unknown_or_out_of_range_is_refused(override):
     with pytest.raises(ValidationError):

@@ -84,6 +84,21 @@ def test_an_update_waits_for_nothing(data, method, plugin):
     assert watch.found == []
 
 
+@pytest.mark.parametrize("method", ["dsa", "glad(dc)"])
+def test_nor_does_one_of_several_classes_at_once(data, method):
+    chunk = {"inner": {"batch_real": 4, "chunk": 2}} if method == "glad(dc)" else {"chunk": 2}
+    cell = made(data, method, "none", **chunk)
+    used = {name: one.to(GPU) for name, one in given(data, cell, GPU).items()}
+    with Watch() as watch:
+        job = Distillation(cell, data, GPU, used)
+        found = watch.found.copy()
+        for _ in job.updates():
+            pass
+    inner = getattr(job.method, "inner", job.method)
+    assert not inner._one_by_one
+    assert watch.found == found
+
+
 def test_nor_does_one_whose_real_images_stay_with_the_host(data, monkeypatch):
     monkeypatch.setattr(devices, "memory_of", lambda _: 4 * data.train.images.nbytes - 4)
     cell = made(data, "dm", "none")

@@ -57,6 +57,7 @@ PLUGIN = ("the plug-in's chunk", 8)
     [
         ("dm", {"chunk": 9}, [("chunk", 5), ("batch_real", 30), ("ipc", 4)]),
         ("dsa", {"batch_real": 16, "plugin": {}}, [PLUGIN, ("batch_real", 16), ("ipc", 4)]),
+        ("dc", {"chunk": 4}, [("chunk", 4), ("batch_real", 30), ("ipc", 4)]),
         ("dc", {"plugin": {"chunk": 900}}, [(PLUGIN[0], 20), ("batch_real", 30), ("ipc", 4)]),
         ("dc", {"plugin": {"images_per_update": 3}}, [(PLUGIN[0], 3), ("batch_real", 30), ("ipc", 4)]),
         ("mtt", {}, [("chunk", 20), ("ipc", 4)]),

@@ -93,6 +93,14 @@ def test_what_is_shortened_counts_as_the_whole(operations, given, method):
     assert short.operators == pytest.approx(full.operators, rel=0.15)  # augmentation draws its operations
 
 
+def test_a_chunk_of_classes_takes_what_its_classes_take_with_fewer_operators(operations, given):
+    one, all_three = (
+        operations.iteration(cell(DATA, "dc", chunk=chunk, iterations=2, batch_real=12)) for chunk in (1, 3)
+    )
+    assert all_three.operations == one.operations
+    assert all_three.operators < 0.7 * one.operators
+
+
 def test_mtt_with_batches_of_two_sizes_is_not_shortened(operations, given):
     made = cell(DATA, "mtt", iterations=2, **SHORT["mtt"], batch_syn=4)
     assert operations.iteration(made) == whole(made, given)

@@ -54,10 +54,19 @@ def test_glad_s_chunks(data, given, method, chunk):  # noqa: F811
     assert few == executed
 
 
-@pytest.mark.parametrize(("method", "seed"), [("dc", 0), ("dsa", 0), ("dsa", 1)])
-def test_dc_s_classes(method, seed):
+@pytest.mark.parametrize(
+    ("method", "seed", "chunk"), [("dc", 0, 1), ("dsa", 0, 1), ("dsa", 1, 1), ("dc", 0, 2), ("dsa", 0, 2)]
+)
+def test_dc_s_classes(method, seed, chunk):
     data = dataset(classes=9)
-    executed, few = both(cell(data, method, seed=seed, **METHODS[method]), data, {})
+    executed, few = both(cell(data, method, seed=seed, **METHODS[method], chunk=chunk), data, {})
+    assert few == executed
+
+
+@pytest.mark.parametrize("plugin", [None, {"networks": NETWORKS}], ids=["plain", "metadd"])
+def test_glad_s_classes_in_chunks(data, given, plugin):  # noqa: F811
+    made = cell(data, "glad(dc)", plugin=plugin, iterations=2, inner={"batch_real": 4, "chunk": 2})
+    executed, few = both(made, data, given)
     assert few == executed
 
 

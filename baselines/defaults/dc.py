@@ -33,7 +33,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from baselines.base import MethodSettings, Task
+from baselines.base import MethodSettings, Task, later
 
 #: Outer steps and inner epochs by images per class.
 LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
@@ -59,6 +59,9 @@ class DCSettings(MethodSettings):
     augment: Literal["dsa", "none"] = "none"
     distance: Literal["rows", "mse", "cos"] = Field(
         "rows", description="of gradients: cosine per row of each tensor, squared, or one cosine over all"
+    )
+    chunk: int = later(
+        1, ge=1, description="classes whose graph is alive at once; more start fewer operators"
     )
 
     @classmethod

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.device import laid_out, reduced
+from bench.device import laid_out, reduced, sent
 from bench.networks.names import Norm
 
 
@@ -116,4 +116,4 @@ def _redraw(layer: nn.Conv2d | nn.Linear | nn.GroupNorm | nn.BatchNorm2d) -> Non
         for name, tensor in held.items():
             fresh = drawn[name]
             if tensor is not None and fresh is not None:
-                tensor.copy_(fresh, non_blocking=True)
+                tensor.copy_(sent(fresh, tensor.device), non_blocking=True)
