@@ -18,10 +18,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bench.api import failures, open_suite, plot, publish, run, status, table
+    from bench.api import failures, open_suite, publish, run, status
     from bench.data import fetch
     from bench.errors import CellFailure, UserError
     from bench.outside import evaluate
+    from bench.plots import plot
+    from bench.tables import table
 
 __all__ = [
     "CellFailure",
@@ -42,6 +44,8 @@ _HOME = {
     "UserError": "bench.errors",
     "evaluate": "bench.outside",
     "fetch": "bench.data",
+    "plot": "bench.plots",
+    "table": "bench.tables",
 }
 
 

@@ -5,38 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from baselines import own
-from bench import data, ownplugins
+from bench import data
 from bench.cells import DatasetId
-from bench.errors import UserError, near
+from bench.errors import UserError
+from bench.own import add_methods
 from bench.plan import Dataset, Plan, plan
 from bench.results import Results
 from bench.spec import Spec, find_suite, read
 from bench.store import State, Store
-from bench.walk import Report, Watcher, collect, to_make
+from bench.walk import Report, Silent, Watcher, collect, to_make
 
 if TYPE_CHECKING:
-    from bench.estimate import Estimates
-    from bench.spec import TableSpec
-    from bench.tables import Table
+    from bench.measuring.estimate import Estimates
+    from bench.tabulating.table import Table
 
 Device = Literal["auto", "cpu", "cuda"]
-
-
-class Silent:
-    """A watcher that says nothing."""
-
-    def begin(self, total: int, done: int) -> None:
-        """Nothing."""
-
-    def cell(self, planned: Any) -> Any:
-        """Nothing."""
-        return lambda done, total: None
-
-    def finished(self, planned: Any) -> None:
-        """Nothing."""
 
 
 @dataclass(frozen=True)
@@ -94,23 +79,6 @@ def open_suite(
     return Opened(suite, spec, asked, planned, opened, kept, tuple(method_paths))
 
 
-def add_methods(files: Sequence[Path] = ()) -> None:
-    """Make methods of one's own known: those of installed packages, and those in these files.
-
-    A file may define a plug-in instead.
-
-    Raises:
-        UserError: a file or module defines neither.
-    """
-    try:
-        own.add_installed()
-        for file in files:
-            if not ownplugins.add_file(file):
-                own.add_file(file)
-    except own.NotAMethod as problem:
-        raise UserError(str(problem)) from None
-
-
 def run(
     opened: Opened,
     *,
@@ -145,7 +113,7 @@ def run(
     Raises:
         UserError: something is misspelt, missing, damaged or impossible.
     """
-    from bench.fit import parse_size
+    from bench.measuring.fit import parse_size
 
     limit = None if memory is None else parse_size(memory)
     if limit is not None and not fit_check:
@@ -162,7 +130,7 @@ def run(
         if limit is None and fit_check:
             limit = memory_of(chosen)
         options = runner.Options(data_dir, chosen, command, time_limit, checkpoint_every, limit, together)
-        with jobs_beside(jobs - 1, opened, options):
+        with jobs_beside(jobs - 1, opened.plan, opened.store, options, opened.method_paths):
             report = runner.run(opened.plan, opened.store, options, watcher)
         if jobs > 1:  # what the others made is no hit
             left = len(to_make(opened.plan, opened.store)) - len(report.failed)
@@ -177,7 +145,8 @@ def run(
 
 def publish(opened: Opened) -> None:
     """Bring the results folder up to date with the store: rows, small sets, tables, figures."""
-    from bench.camplots import first_seeds
+    from bench.plots import plot
+    from bench.plotting.cams import first_seeds
 
     rows = collect(opened.whole, opened.store)
     analyses = {row["key"] for row in first_seeds(rows)}
@@ -198,7 +167,8 @@ def publish(opened: Opened) -> None:
 def write_tables(spec: Spec, suite: str, results: Results, names: Sequence[str]) -> list[Table]:
     """Make tables of a suite anew, in its results folder."""
     from bench.files import write_text
-    from bench.formats import to_csv, to_markdown
+    from bench.tables import table
+    from bench.tabulating.formats import to_csv, to_markdown
 
     found = table(spec, suite, results, names)
     for made in found:
@@ -247,77 +217,14 @@ def estimate(
     Raises:
         UserError: something is misspelt, missing, damaged or impossible.
     """
-    from bench.fit import parse_size
+    from bench.measuring.fit import parse_size
 
     limit = None if memory is None else parse_size(memory)
     add_methods(method_paths)
     found = find_suite(read(tables), suite)
-    from bench.estimate import estimates
+    from bench.measuring.estimate import estimates
 
     return estimates(suite, found, only or {}, device, limit, data_dir)
-
-
-def table(spec: Spec, suite: str, results: Results, names: Sequence[str]) -> list[Table]:
-    """Tables of a suite from its published rows alone.
-
-    Raises:
-        UserError: there is no such table, or a row is damaged.
-    """
-    from bench import memorytable, meta, published, timetable
-    from bench.tables import accuracy_table, frame, pretrained, suite_header
-
-    def beside(asked: TableSpec) -> published.Beside | None:
-        about = find_suite(spec, suite)
-        numbers = published.planned(about, published.read()) if about.published else None
-        return None if numbers is None else published.Beside(numbers, asked, about.protocol)
-
-    header = (*suite_header(suite, find_suite(spec, suite)), *pretrained(results.rows.values()))
-    made: list[Table] = []
-    measures = results.measures.rows.values()
-    for name in names:
-        if name not in spec.tables:
-            raise UserError(f"no table {name!r}; {near(name, list(spec.tables))}")
-        asked, rows = spec.tables[name], results.rows.values()
-        if asked.kind == "meta-features":
-            made.append(meta.meta_table(name, asked, meta.frame(rows), header))
-        elif asked.kind == "memory":
-            made.append(memorytable.memory_table(name, asked, memorytable.frame(rows), header, measures))
-        elif asked.kind == "time":
-            made.append(timetable.time_table(name, asked, rows, header, measures))
-        else:
-            if asked.primary is None:
-                asked = asked.model_copy(update={"primary": spec.suites[suite].primary})
-            made.append(accuracy_table(name, asked, frame(rows), header, beside(asked)))
-    return made
-
-
-def plot(spec: Spec, suite: str, results: Results, name: str, file: Path) -> bool:
-    """Draw a figure of a suite from its published rows and pictures; False where there is nothing to draw.
-
-    Raises:
-        UserError: there is no such figure, or a row is damaged.
-    """
-    from bench import accuracyplots, camplots, costplots
-    from bench.plots import distilled, panels
-
-    if name not in spec.figures:
-        raise UserError(f"no figure {name!r}; {near(name, list(spec.figures))}")
-    asked = spec.figures[name]
-    if asked.kind in accuracyplots.DRAW:
-        from bench.tables import frame
-
-        return accuracyplots.DRAW[asked.kind](asked, frame(results.rows.values()), f"Suite {suite}.", file)
-    if asked.kind in costplots.DRAW:
-        return costplots.DRAW[asked.kind](asked, results, f"Suite {suite}.", file)
-    note = f"Suite {suite}. First seed of each set; values clamped to [0, 1] for display."
-    if asked.kind == "cams":
-        shown = camplots.panels(asked, results.rows.values(), results)
-        note += f" {camplots.NOTE}"
-    else:
-        shown = panels(asked, results.rows.values(), results)
-    if shown:
-        distilled(asked, shown, note, file)
-    return bool(shown)
 
 
 def checked_folder(path: Path, option: str) -> Path:

@@ -15,10 +15,10 @@ from baselines.generators import files as generators
 from baselines.generators.base import Generator
 from bench.cells import AUXILIARY, FILE, DatasetId, DistilCell, PretrainCell
 from bench.errors import CellFailure, UserError
-from bench.experts import ReplayBuffers, StoredExperts
 from bench.memory import real_tensors, to_fake
 from bench.networks.build import Network, build
 from bench.stages import Context
+from bench.training.experts import ReplayBuffers, StoredExperts
 from bench.zca import ZCA
 from metadd import CAM, Unsuitable
 

@@ -88,7 +88,7 @@ AUXILIARY = "auxiliary:"
 
 @dataclass(frozen=True, eq=False)
 class PretrainCell(Cell):
-    """Make something from the real data that other cells share (:mod:`bench.pretraining`)."""
+    """Make something from the real data that other cells share (:mod:`bench.planning.pretraining`)."""
 
     kind: ClassVar[Literal["pretrain"]] = "pretrain"
 
@@ -142,7 +142,7 @@ class RelabelCell(Cell):
     images: tuple[str, ...]
     #: Key of the pretrain cell of the teacher.
     teacher: str
-    #: Epochs, batch and augmentation (:attr:`bench.recipes.SoftRecipe.draws`).
+    #: Epochs, batch and augmentation (:attr:`bench.training.recipes.SoftRecipe.draws`).
     draws: Mapping[str, Any]
     seed: int
     #: What is not the default of how its networks compute (:class:`bench.arithmetic.Arithmetic`).
@@ -208,7 +208,7 @@ class MeasureCell(Cell):
     kind: ClassVar[Literal["measure"]] = "measure"
 
     #: The measured cell's value, without seeds, numbers and parts, and with the shapes of what it uses where
-    #: that has keys: nothing needs to be trained (:func:`bench.measures.value_of`).
+    #: that has keys: nothing needs to be trained (:func:`bench.measuring.measures.value_of`).
     of: Mapping[str, Any]
     #: The kind of the measured cell.
     what: Literal["distil", "pretrain", "relabel"]

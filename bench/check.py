@@ -10,116 +10,30 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from bench.cells import canonical
-from bench.drops import Change, change
+from bench.checking.drops import Change, change
+from bench.checking.findings import SHOWN, Accuracy, Checked, Ratio
 from bench.errors import UserError
 from bench.files import write_text
 from bench.results import Results
-from bench.stats import LEVEL, Summary, holm, summarise
+from bench.stats import Summary, holm, summarise
 
 Row = Mapping[str, Any]
 
-#: A peak may be so many times the reference's; one this much smaller is called better.
-MEMORY = 1.02
-#: From so many times the reference's seconds per update on, and as much below, a time is told.
-TIME = 1.25
 #: Peaks by their name in a row's cost; what a cell has first is compared.
 _PEAKS = ("peak_live_bytes", "peak_allocated_bytes")
 #: What tells rows of tables apart, and with :data:`_WHICH` cells.
 _ROW = ("dataset", "ipc", "protocol", "method", "plugin", "what", "recipe", "distilled_on", "role", "network")
 _WHICH = ("seed", "evaluation_seed", "number")
-#: The columns that a row of accuracies always has, and those it has where they tell rows apart.
-_SHOWN = ("dataset", "ipc", "method", "recipe")
+#: The columns that a row of accuracies has besides where they tell rows apart.
 _ELSE = ("protocol", "distilled_on", "test images")
 #: Where a reference's reasons are written, beside its rows.
 _ACCEPTED = "accepted.jsonl"
-
-
-class Outcome(Enum):
-    """What a check found, with the exit status for it."""
-
-    same_or_better = 0
-    worse = 1
-    cannot_tell = 3
-
-    def __str__(self) -> str:
-        return self.name.replace("_", " ")
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """One row of accuracies: the mean over its networks, by distillation seed."""
-
-    about: Mapping[str, Any]
-    reference: Summary
-    now: Summary
-    change: Change
-    #: Holm's adjusted p of a drop, and the smallest drop that is found in 80% of cases, in points.
-    p: float
-    detectable: float
-    #: How far the reference is above guessing, in points: no drop is larger.
-    room: float
-
-    @property
-    def outcome(self) -> Outcome:
-        """Worse by the test; cannot tell where not even a drop to chance would be found."""
-        if self.p <= LEVEL:
-            return Outcome.worse
-        return Outcome.same_or_better if self.detectable <= self.room else Outcome.cannot_tell
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """What a row's cells cost now and in the reference, in bytes or seconds."""
-
-    about: str
-    reference: float
-    now: float
-
-    @property
-    def ratio(self) -> float:
-        """How many times the reference."""
-        return self.now / self.reference
-
-
-@dataclass(frozen=True)
-class Checked:
-    """All that a check found."""
-
-    suite: str
-    accuracy: tuple[Accuracy, ...]
-    memory: tuple[Ratio, ...]
-    time: tuple[Ratio, ...]
-    #: Cells of the reference that are not there, or lack a measure that the reference's have.
-    missing: tuple[str, ...]
-    #: How many cells promise equal bits, and those among them whose results differ.
-    promised: int
-    differing: tuple[str, ...]
-    notes: tuple[str, ...] = field(default=())
-    #: How many times slower is worse; None: never.
-    slower: float | None = None
-
-    @property
-    def worse(self) -> tuple[str, ...]:
-        """What is worse, a text for each."""
-        found = [f"accuracy: {_about(row.about)}" for row in self.accuracy if row.outcome is Outcome.worse]
-        found += [f"memory: {row.about}" for row in self.memory if row.ratio > MEMORY]
-        found += [f"time: {row.about}" for row in self.time if self.slower and row.ratio > self.slower]
-        return (*found, *(f"missing: {each}" for each in self.missing))
-
-    @property
-    def outcome(self) -> Outcome:
-        """Worse where anything is; cannot tell where no row's accuracy can be judged."""
-        if self.worse:
-            return Outcome.worse
-        told = any(row.outcome is Outcome.same_or_better for row in self.accuracy)
-        return Outcome.same_or_better if told else Outcome.cannot_tell
 
 
 def check(suite: str, results: Path, against: Path, slower: float | None = None) -> Checked:
@@ -218,7 +132,7 @@ def _samples(rows: Iterable[Row]) -> dict[str, tuple[Mapping[str, Any], Sample]]
     abouts: dict[str, dict[str, Any]] = {}
     for row in rows:
         if row["cell"]["kind"] == "evaluate":
-            about = {name: row["tags"].get(name) for name in (*_SHOWN, *_ELSE[:-1])}
+            about = {name: row["tags"].get(name) for name in (*SHOWN, *_ELSE[:-1])}
             about[_ELSE[-1]] = row["result"].get("test_images")
             abouts[canonical(about)] = about
             groups[canonical(about)].append(row)
@@ -357,10 +271,6 @@ def _devices(pairs: Iterable[_Pair]) -> Iterator[str]:
     old, new = {each for each, _ in found}, {each for _, each in found}
     if old != new:
         yield f"Made on {', '.join(sorted(new))}; the reference on {', '.join(sorted(old))}."
-
-
-def _about(about: Mapping[str, Any]) -> str:
-    return ", ".join(f"IPC {v}" if k == "ipc" else str(v) for k, v in about.items() if k in _SHOWN and v)
 
 
 def accept(suite: str, results: Path, against: Path, reason: str) -> Checked | None:

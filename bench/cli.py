@@ -7,8 +7,8 @@ import sys
 import typer
 
 from bench.errors import CellFailure, UserError
-from bench.options import FAILED, MISTAKE
 from bench.verbs import check, cost, drawing, export, measure, names, packing, report, running, sets
+from bench.verbs.options import FAILED, MISTAKE
 
 app = typer.Typer(
     add_completion=False,

@@ -18,11 +18,11 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from bench import cards, labelcards
 from bench.cells import DatasetId, DistilCell, RelabelCell, canonical
 from bench.errors import UserError, near
+from bench.exporting import cards, labelcards
+from bench.exporting.labelcards import Labels
 from bench.files import sync, write_text
-from bench.labelcards import Labels
 from bench.results import PLATE, Results
 from bench.store import Store
 

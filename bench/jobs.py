@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import get_context
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from bench import device, runner
+from bench.own import add_methods
+from bench.walk import Silent
 
 if TYPE_CHECKING:
-    from bench.api import Opened
+    from bench.plan import Plan
+    from bench.store import Store
 
 
 @contextmanager
-def beside(number: int, opened: Opened, options: runner.Options) -> Iterator[None]:
+def beside(
+    number: int, plan: Plan, store: Store, options: runner.Options, own: Sequence[Path] = ()
+) -> Iterator[None]:
     """While the context is open, ``number`` processes make cells as well; on exit they are done.
+
+    ``own`` are files with methods of one's own, which each of them has to read.
 
     They share the store, whose locks see to it that each cell is made once, and this process's threads.
 
@@ -27,8 +35,8 @@ def beside(number: int, opened: Opened, options: runner.Options) -> Iterator[Non
     """
     before = torch.get_num_threads()
     threads = max(1, before // (number + 1))
-    spawn = get_context("spawn")
-    processes = [spawn.Process(target=_work, args=(opened, options, threads)) for _ in range(number)]
+    spawn, arguments = get_context("spawn"), (plan, store, options, own, threads)
+    processes = [spawn.Process(target=_work, args=arguments) for _ in range(number)]
     for process in processes:
         process.start()
     torch.set_num_threads(threads)
@@ -46,11 +54,9 @@ def beside(number: int, opened: Opened, options: runner.Options) -> Iterator[Non
         raise RuntimeError(f"{len(broken)} of {number} processes ended with status {broken[0]}; see above")
 
 
-def _work(opened: Opened, options: runner.Options, threads: int) -> None:
-    from bench import api
-
+def _work(plan: Plan, store: Store, options: runner.Options, own: Sequence[Path], threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started it is told, and ends it
     torch.set_num_threads(threads)
     device.choose(options.device.type)
-    api.add_methods(opened.method_paths)
-    runner.run(opened.plan, opened.store, options, api.Silent())
+    add_methods(own)
+    runner.run(plan, store, options, Silent())

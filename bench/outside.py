@@ -11,11 +11,12 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from bench import data, recipes
+from bench import data
 from bench.cells import DatasetId, EvaluateCell
 from bench.errors import UserError, near
 from bench.networks.names import parse
 from bench.stats import Summary, summarise
+from bench.training import recipes
 from bench.validation import explain
 
 

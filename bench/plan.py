@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.cells import DatasetId
 from bench.errors import UserError, near
-from bench.grid import Dataset, Planned, Rows
+from bench.planning.grid import Dataset, Planned, Rows
 from bench.spec import Block, Suite
 
 __all__ = ["Dataset", "Plan", "Planned", "plan"]

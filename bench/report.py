@@ -17,24 +17,24 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from jinja2.utils import htmlsafe_json_dumps
 
-from bench import api
+from bench import plots, tables
 from bench.errors import UserError
-from bench.formats import html_text
 from bench.reporting.records import Records
 from bench.reporting.standing import KINDS, Standing, standing
 from bench.reporting.surroundings import duration, machines
 from bench.results import PLATE, Results
 from bench.spec import Spec, find_suite
 from bench.store import Store
-from bench.tables import NAMES, Table, TableCell, suite_header
-from bench.wording import number_text
+from bench.tabulating.formats import html_text
+from bench.tabulating.table import NAMES, Table, TableCell
+from bench.tabulating.wording import number_text
 
 #: Bytes that figures, rows and pictures of sets may take together; the pictures give way.
 _ROOM = 4_300_000
 #: Of these, bytes that the pictures of sets may take at most.
 _PICTURES = 2_700_000
-#: The words that a verdict begins with (:class:`bench.verdicts.Verdict`), behind the numbers it is about, or
-#: behind the column where there are none.
+#: The words that a verdict begins with (:class:`bench.tabulating.verdicts.Verdict`), behind the numbers it is
+#: about, or behind the column where there are none.
 _OUTCOME = re.compile(r"[:”] (better|worse|no difference shown|cannot tell)\b")
 _HERE = Path(__file__).parent / "reporting"
 
@@ -86,7 +86,7 @@ def page(spec: Spec, suite: str, results: Results, store: Store | None = None) -
     records = Records([*rows.values(), *results.measures.rows.values()])
     if not records.rows:
         raise UserError(f"{results.folder}: no results yet; `metadd-bench run {suite}` makes some")
-    made = api.table(spec, suite, results, found.tables)
+    made = tables.table(spec, suite, results, found.tables)
     figures = dict(_figures(spec, suite, results))
     where = standing(spec, suite, rows, store)
     common = _common_header(made)
@@ -106,7 +106,7 @@ def page(spec: Spec, suite: str, results: Results, store: Store | None = None) -
         style=(_HERE / "page.css").read_text(encoding="utf-8"),
         script=(_HERE / "page.js").read_text(encoding="utf-8"),
         tables=[(it, _header(it, common), _lines(it, records), _same(it)) for it in made],
-        header=[text for text in common if text not in suite_header(suite, found)],
+        header=[text for text in common if text not in tables.suite_header(suite, found)],
         verdicts=[(it.title, it.verdicts[0], _verdicts(it)) for it in made if it.verdicts],
         figures=[(spec.figures[each].title, each, picture) for each, picture in figures.items()],
         standing=where,
@@ -167,9 +167,9 @@ def _statistics(cell: TableCell) -> str:
     return ", ".join([*texts, f"n = {it.n or 'not known'}"])
 
 
-def _common_header(tables: Iterable[Table]) -> tuple[str, ...]:
+def _common_header(made: Iterable[Table]) -> tuple[str, ...]:
     """What stands above every table, which the page says once."""
-    found = [table.header for table in tables]
+    found = [table.header for table in made]
     return tuple(text for text in found[0] if all(text in header for header in found)) if found else ()
 
 
@@ -198,7 +198,7 @@ def _figures(spec: Spec, suite: str, results: Results) -> Iterable[tuple[str, st
             continue
         with tempfile.TemporaryDirectory() as folder:
             drawn = Path(folder) / file.name
-            if api.plot(spec, suite, results, name, drawn):
+            if plots.plot(spec, suite, results, name, drawn):
                 yield name, _data_url(drawn.read_bytes())
 
 

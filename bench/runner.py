@@ -18,9 +18,9 @@ from bench import device as devices
 from bench.arithmetic import arithmetic_of
 from bench.cells import AnalyseCell, Cell, DatasetId, DistilCell, EvaluateCell, PretrainCell, RelabelCell
 from bench.errors import CellFailure
-from bench.fitcheck import FitCheck
-from bench.groups import Groups
+from bench.measuring.fitcheck import FitCheck
 from bench.plan import Plan, Planned
+from bench.planning.groups import Groups
 from bench.provenance import provenance
 from bench.stages import Context, Outcome, OutOfTime, analyse, distill, evaluate, pretrain, relabel, together
 from bench.store import State, Store

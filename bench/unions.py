@@ -10,7 +10,7 @@ from bench.errors import UserError, near
 #: What a block takes from its suite; one of the whole training set may have the second half only.
 _DISTILLING = ("ipc", "network", "plugin", "teacher")
 _ALWAYS = ("dataset", "evaluate", "protocol", "seeds")
-#: The method of such a block (:data:`bench.grid.FULL`).
+#: The method of such a block (:data:`bench.planning.grid.FULL`).
 _FULL = "full"
 
 

@@ -26,6 +26,20 @@ class Watcher(Protocol):
         """A cell is finished, failed, or was found finished by another process."""
 
 
+class Silent:
+    """A watcher that says nothing."""
+
+    def begin(self, total: int, done: int) -> None:
+        """Nothing."""
+
+    def cell(self, planned: Planned) -> Callable[[int, int], None]:
+        """Nothing."""
+        return lambda done, total: None
+
+    def finished(self, planned: Planned) -> None:
+        """Nothing."""
+
+
 @dataclass
 class Report:
     """How a run ended: cells planned, found finished, made; failed ones by key with their reasons."""

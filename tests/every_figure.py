@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.accuracyplots import DRAW
-from bench.plots import Panel, distilled
+from bench.plotting.accuracy import DRAW
+from bench.plotting.images import Panel, distilled
 from bench.spec import FigureSpec
-from bench.tables import frame
+from bench.tabulating.accuracy import frame
 
 
 def row(method, ipc, network, seed, accuracy, **tags):

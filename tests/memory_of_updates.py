@@ -6,8 +6,8 @@ from test_plugged import METHODS, NETWORKS
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from baselines.generators.compact import CompactGenerator
-from bench import standins
 from bench.cells import AUXILIARY
+from bench.measuring import standins
 from bench.memory import LiveBytes, to_fake
 from bench.networks.build import build, parameters_count
 from bench.seeds import forked

@@ -7,8 +7,8 @@ import numpy as np
 import yaml
 from PIL import Image, PngImagePlugin
 
-from bench.grid import Dataset
 from bench.plan import DatasetId, plan
+from bench.planning.grid import Dataset
 from bench.results import PLATE, Results
 from bench.spec import read
 
@@ -127,7 +127,7 @@ def write_plate(path, rng):
 
 
 def measure(item, rng):
-    """A row of a planned measure (:class:`bench.measures.Measured`), with numbers made up."""
+    """A row of a planned measure (:class:`bench.measuring.measures.Measured`), with numbers made up."""
     cell = item.cell
     gpu, timed = cell.device == "cuda", cell.how == "run"
     result = {"how": cell.how, "device": cell.device, "trouble": None, "seconds_per_update": None}

@@ -15,11 +15,11 @@ from matplotlib.figure import Figure
 from pydantic import ValidationError
 from scipy import optimize, stats
 
-from bench import figurestyle
-from bench.accuracyplots import DRAW
-from bench.figurestyle import COLOURS
+from bench.plotting import style as figurestyle
+from bench.plotting.accuracy import DRAW
+from bench.plotting.style import COLOURS
 from bench.spec import FigureSpec, read
-from bench.tables import frame
+from bench.tabulating.accuracy import frame
 
 NETWORKS = ("convnet", "vgg11", "alexnet")
 

@@ -3,10 +3,10 @@
 import pytest
 from command_line import TINY, spec, suite
 
-from bench.analyses import REAL
 from bench.cells import DatasetId
 from bench.errors import UserError
 from bench.plan import Dataset, plan
+from bench.planning.analyses import REAL
 from bench.spec import Spec, Suite
 from bench.validation import validated
 

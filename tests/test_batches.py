@@ -7,12 +7,12 @@ from small import dataset
 from torchvision.transforms.v2 import functional as theirs
 
 from baselines.crops import Window, resized_crop_window
-from bench import crops
 from bench.augment import DSA, OPS_WITHOUT_FLIP
-from bench.batches import Augmentation, SyntheticSet, batches, cut_box, mixed, training_space
 from bench.pixels import PixelSpace
-from bench.recipes import Recipe, SoftRecipe
 from bench.sets import DistilledSet
+from bench.training import crops
+from bench.training.batches import Augmentation, SyntheticSet, batches, cut_box, mixed, training_space
+from bench.training.recipes import Recipe, SoftRecipe
 from bench.zca import fit
 
 pytestmark = pytest.mark.usefixtures("one_thread")

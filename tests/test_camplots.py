@@ -8,8 +8,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from test_plots import drawn, overlaps
 
-from bench.camplots import NOTE, first_seeds, panels
-from bench.plots import _WIDEST, Panel
+from bench.plotting.cams import NOTE, first_seeds, panels
+from bench.plotting.images import _WIDEST, Panel
 from bench.results import CAMS, Results
 from bench.spec import FigureSpec
 

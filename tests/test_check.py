@@ -9,9 +9,10 @@ import pytest
 import scipy.stats
 from command_line import TINY, is_one_line, run_here, write_tables
 
-from bench.check import MEMORY, Outcome, compare
-from bench.drops import change
-from bench.moved import lines
+from bench.check import compare
+from bench.checking.drops import change
+from bench.checking.findings import MEMORY, Outcome
+from bench.checking.moved import lines
 
 METHODS = {"DM": 30.0, "DC": 25.0}
 

@@ -12,10 +12,10 @@ from committed import FOLDERS, REFERENCE, RESULTS, WITH_ROWS
 import bench
 from bench.cells import VERSIONS, canonical
 from bench.files import sha256
-from bench.formats import to_csv, to_markdown
 from bench.results import Results
 from bench.spec import read
 from bench.stats import summarise
+from bench.tabulating.formats import to_csv, to_markdown
 
 DATA = Path(os.environ.get("METADD_DATA", "absent"))  # read here, because tests are kept from it
 

@@ -7,9 +7,9 @@ import math
 import pytest
 from command_line import TINY, is_one_line, run_here, spec, write_tables
 
-from bench import cost, measures
 from bench.errors import UserError
-from bench.operations import Work
+from bench.measuring import cost, measures
+from bench.measuring.operations import Work
 from bench.plan import plan
 from bench.spec import Spec
 from bench.unions import with_unions
@@ -186,8 +186,8 @@ def test_a_union_has_the_cells_of_its_suites():
 
 
 def test_the_paper_is_its_three_suites():
-    from bench import standins
     from bench.cells import DatasetId
+    from bench.measuring import standins
     from bench.plan import Dataset
     from bench.spec import read as of_installation
 

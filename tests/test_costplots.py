@@ -9,10 +9,11 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from bench import api, costplots
+from bench import plots
+from bench.plotting import cost as costplots
+from bench.plotting.spots import Spot, spots
 from bench.results import Results
 from bench.spec import read
-from bench.spots import Spot, spots
 
 KINDS = ("memory", "memory-scaling", "cost-accuracy")
 HOLDERS = ("images", "method", "plug-in", "generator", "real images", "other")
@@ -151,7 +152,7 @@ def test_methods_look_different():
 def test_nothing_to_draw_is_no_file(kind, tmp_path):
     spec = read()
     file = tmp_path / "x.png"
-    assert not api.plot(spec, "memory", Results(tmp_path), kind, file)
+    assert not plots.plot(spec, "memory", Results(tmp_path), kind, file)
     assert not file.exists()
 
 
@@ -161,12 +162,12 @@ def test_equal_rows_give_equal_bytes_in_another_process_too(results, tmp_path, f
     committed = Results(Path(__file__).resolve().parent.parent / "results/cifar10-cpu")
     places = {"memory": results, "memory-scaling": results, "cost-accuracy": committed}
     program = (
-        "import sys; from pathlib import Path; from bench import api; from bench.results import Results\n"
+        "import sys; from pathlib import Path; from bench import plots; from bench.results import Results\n"
     )
     program += "from bench.spec import read\nspec = read()\n"
     for kind, where in places.items():
-        assert api.plot(spec, "memory", where, kind, tmp_path / f"{kind}.{form}")
-        program += f"api.plot(spec, 'memory', Results(Path({str(where.folder)!r})), {kind!r}, "
+        assert plots.plot(spec, "memory", where, kind, tmp_path / f"{kind}.{form}")
+        program += f"plots.plot(spec, 'memory', Results(Path({str(where.folder)!r})), {kind!r}, "
         program += f"Path({str(tmp_path / f'{kind}-again.{form}')!r}))\n"
     program += "assert 'torch' not in sys.modules\n"
     environment = {**os.environ, "SOURCE_DATE_EPOCH": "1", "PYTHONHASHSEED": "7"}

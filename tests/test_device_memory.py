@@ -5,7 +5,7 @@ import torch
 from command_line import rows, run_here, suite, write_tables
 
 from bench import runner
-from bench.estimate import Estimator
+from bench.measuring.estimate import Estimator
 from bench.runner import OutOfMemory
 from bench.stages import distill, evaluate
 

@@ -13,13 +13,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from bench import device as devices
-from bench.batches import Augmentation, RealSet
 from bench.networks.build import build
 from bench.pixels import PixelSpace
 from bench.real import RealImages
-from bench.recipes import resolve
 from bench.stages.distill import Distillation
-from bench.training import Training
+from bench.training.batches import Augmentation, RealSet
+from bench.training.loop import Training
+from bench.training.recipes import resolve
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

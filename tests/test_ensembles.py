@@ -5,18 +5,19 @@ import torch
 from test_training import CPU, SIZE, recipe, synthetic
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from bench import seeds, softlabels
+from bench import seeds
 from bench.arithmetic import Arithmetic
 from bench.augment import DSA
-from bench.batches import Augmentation, SyntheticSet
 from bench.data import load
 from bench.device import computing
-from bench.ensembles import Ensemble
 from bench.networks.build import build
 from bench.pixels import PixelSpace
 from bench.real import RealImages
-from bench.recipes import AveragedRecipe, SoftRecipe
-from bench.training import Training, correct
+from bench.training import softlabels
+from bench.training.batches import Augmentation, SyntheticSet
+from bench.training.ensembles import Ensemble
+from bench.training.loop import Training, correct
+from bench.training.recipes import AveragedRecipe, SoftRecipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,10 +11,11 @@ from test_glad import compact
 from test_plugged import METHODS, NETWORKS
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from bench import api, augment, plugins, standins, synthetic
+from bench import api, augment, plugins, synthetic
 from bench.cells import AUXILIARY
-from bench.estimate import shortened
-from bench.holders import Holder, count_by_holder
+from bench.measuring import standins
+from bench.measuring.estimate import shortened
+from bench.measuring.holders import Holder, count_by_holder
 from bench.memory import LiveBytes, to_fake
 from bench.networks.build import build, parameters_count
 from bench.seeds import forked

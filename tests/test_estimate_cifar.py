@@ -7,10 +7,10 @@ from small import dataset
 from test_plugged import METHODS
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from bench.estimate import shortened
-from bench.holders import Holder, count_by_holder
+from bench.measuring.estimate import shortened
+from bench.measuring.holders import Holder, count_by_holder
+from bench.measuring.shortened import few_pieces
 from bench.memory import to_fake
-from bench.shortened import few_pieces
 from bench.stages.distill import count_live_bytes
 
 pytestmark = pytest.mark.usefixtures("one_thread", "quick_collections")

@@ -7,12 +7,12 @@ import torch
 from safetensors import safe_open
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from bench import experts
 from bench.errors import UserError
-from bench.experts import ReplayBuffers, StoredExperts
 from bench.memory import LiveBytes
 from bench.networks.build import build
 from bench.seeds import forked
+from bench.training import experts
+from bench.training.experts import ReplayBuffers, StoredExperts
 
 CPU = torch.device("cpu")
 SHAPES = [(4, 3), (4,), ()]

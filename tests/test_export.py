@@ -16,13 +16,14 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from bench import cards, sets
+from bench import sets
 from bench.data import Identity
 from bench.data.cifar10 import KIND, LAYOUT
 from bench.errors import UserError
 from bench.export import choose, export, folder_names
+from bench.exporting import cards
 from bench.pixels import PixelSpace
-from bench.plots import read_plates
+from bench.plotting.images import read_plates
 from bench.results import Results
 from bench.spec import read
 
@@ -355,7 +356,7 @@ def test_what_goes_wrong_leaves_nothing(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr("bench.cards.card", fail)
+    monkeypatch.setattr("bench.exporting.cards.card", fail)
     with pytest.raises(OSError, match="disk full"):
         export(chosen(method="DM"), tmp_path / "set")
     assert list(tmp_path.iterdir()) == []

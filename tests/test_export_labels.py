@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from bench import artifacts
 from bench.errors import UserError
 from bench.export import choose, export
-from bench.labelcards import FILE
-from bench.softlabels import FILE as LEFT
+from bench.exporting.labelcards import FILE
+from bench.training.softlabels import FILE as LEFT
 
 CPU = torch.device("cpu")
 RECIPE = {"name": "sre2l", "epochs": 3, "batch": 2, "lr": 0.01}

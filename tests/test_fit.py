@@ -4,7 +4,7 @@ import pytest
 from small import cell, dataset
 
 from bench.errors import UserError
-from bench.fit import Fit, Knob, fit, knobs_of, parse_size
+from bench.measuring.fit import Fit, Knob, fit, knobs_of, parse_size
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import json
 import pytest
 from command_line import is_one_line, rows, run_here, suite, write_tables
 
-from bench import fitcheck
+from bench.measuring import fitcheck
 
 RUN = ("run", "tiny", "--tables", "tables.yaml", "--device", "cpu")
 GRID = [

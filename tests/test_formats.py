@@ -10,12 +10,12 @@ import pytest
 from committed import FOLDERS, RESULTS
 
 import bench
-from bench.formats import FORMATS, to_html, to_latex, to_markdown
-from bench.options import TableFormat
 from bench.results import Results
 from bench.spec import read
 from bench.stats import summarise
-from bench.tables import Table, TableCell, TableRow
+from bench.tabulating.formats import FORMATS, to_html, to_latex, to_markdown
+from bench.tabulating.table import Table, TableCell, TableRow
+from bench.verbs.options import TableFormat
 
 NASTY = r'A & B_[5] <x> 100% $#{} ~^ \ "q" `--a_b`'
 

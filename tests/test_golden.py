@@ -19,12 +19,14 @@ import torch
 from command_line import TINY, spec
 
 from baselines import METHODS
-from bench import data, pretraining, recipes, seeds
+from bench import data, seeds
 from bench.augment import for_dataset
 from bench.cells import VERSIONS, DatasetId
 from bench.plan import Dataset, plan
+from bench.planning import pretraining
 from bench.spec import Spec
 from bench.stages import Context, distill, evaluate
+from bench.training import recipes
 from bench.validation import validated
 
 FILE = Path(__file__).with_name("golden.json")

@@ -12,10 +12,10 @@ from test_plugged import METHODS
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bench import device as devices
-from bench import standins
 from bench.arithmetic import Arithmetic
 from bench.device import computing
-from bench.holders import count_by_holder
+from bench.measuring import standins
+from bench.measuring.holders import count_by_holder
 from bench.memory import to_fake
 from bench.networks.build import build, parameters_count
 from bench.pixels import PixelSpace

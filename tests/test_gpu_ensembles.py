@@ -7,15 +7,15 @@ import torch
 from command_line import TINY, rows, run_here, suite, write_tables
 
 from bench import seeds
-from bench.batches import Augmentation, SyntheticSet
 from bench.data import load
 from bench.device import computing
-from bench.ensembles import Ensemble
 from bench.networks.build import build
 from bench.pixels import PixelSpace
 from bench.real import RealImages
-from bench.recipes import Recipe
-from bench.training import Training, correct
+from bench.training.batches import Augmentation, SyntheticSet
+from bench.training.ensembles import Ensemble
+from bench.training.loop import Training, correct
+from bench.training.recipes import Recipe
 
 pytestmark = pytest.mark.gpu
 

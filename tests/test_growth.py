@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import linregress
 
-from bench.growth import Curve, curves, law, notes
+from bench.tabulating.growth import Curve, curves, law, notes
 
 
 def row(mib, method="DM", ipc=10, size=32, dataset="cifar10", networks=None, steps=None, **how):

@@ -1,6 +1,7 @@
 """How the house is built: who may import whom, what costs no torch, how long a file may be."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,28 @@ def test_a_file_is_short_and_keeps_to_its_side(name):
     assert len(path.read_text().splitlines()) <= 400
     allowed = set(PACKAGES) if package == "bench" else {package}
     assert imported(path) & set(PACKAGES) <= allowed
+
+
+def modules_of(node):
+    """What an import may name: modules, and names in them."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        return [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return []
+
+
+def test_no_files_import_each_other():
+    """Not even inside functions, or for types. A package's face may import what is in it."""
+    names = {name.removesuffix(".py").replace("/", "."): path for name, path in FILES.items()}
+    names = {name: path for name, path in names.items() if not name.endswith("__init__")}
+    graph = {}
+    for name, path in names.items():
+        asked = {each for node in ast.walk(ast.parse(path.read_text())) for each in modules_of(node)}
+        graph[name] = asked & set(names)
+    assert "bench.plan" in graph["bench.api"]
+    order = [*graphlib.TopologicalSorter(graph).static_order()]
+    assert order.index("bench.plan") < order.index("bench.api")
 
 
 TESTS = [str(path.relative_to(ROOT)) for path in sorted((ROOT / "tests").rglob("*.py"))]

@@ -10,10 +10,10 @@ from command_line import TINY, is_one_line, run_here, suite, write_tables
 from every_method import MTT, TEACHER
 
 import bench.stages.measure as stage
-from bench import standins
 from bench.data.types import Identity
-from bench.estimate import Estimator, without_data
-from bench.measures import Measures, name_of
+from bench.measuring import standins
+from bench.measuring.estimate import Estimator, without_data
+from bench.measuring.measures import Measures, name_of
 from bench.results import Results
 from bench.spec import Spec
 from bench.stages.measure import RESULT, Job, updates_of
@@ -263,7 +263,7 @@ def test_estimates_are_kept_where_it_is_asked_for(measure, tmp_path, monkeypatch
     assert "batch" in sre2l["result"]["trouble"]
     assert sre2l["result"]["holders"] is None
     assert "IPC 1 could not be estimated: " in done.out
-    monkeypatch.setattr("bench.estimate.count_by_holder", None)  # what is there is not made again
+    monkeypatch.setattr("bench.measuring.estimate.count_by_holder", None)  # what is there is not made again
     assert f"{dm['result']['peak_live_bytes'] / 2**20:.1f}" in measure("--estimate", "--save").out
 
 

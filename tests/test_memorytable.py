@@ -11,10 +11,10 @@ from test_tables import TAGS as EVALUATED
 
 import bench
 from bench.errors import UserError
-from bench.formats import to_csv, to_markdown
-from bench.memorytable import frame, memory_table
 from bench.results import Results
 from bench.spec import Spec, TableSpec
+from bench.tabulating.formats import to_csv, to_markdown
+from bench.tabulating.memory import frame, memory_table
 from bench.validation import validated
 
 SPEC = TableSpec(title="Memory", kind="memory", rows=["dataset", "ipc", "method"])
@@ -204,8 +204,8 @@ def test_mistakes_in_the_file_are_one_line(value, message):
 
 def test_no_torch():
     code = (
-        "import sys; from bench.memorytable import frame, memory_table;"
-        "from bench.formats import to_markdown; from bench.spec import TableSpec;"
+        "import sys; from bench.tabulating.memory import frame, memory_table;"
+        "from bench.tabulating.formats import to_markdown; from bench.spec import TableSpec;"
         "s = TableSpec(title='t', kind='memory', rows=['method']);"
         "to_markdown(memory_table('x', s, frame([]))); sys.exit('torch' in sys.modules)"
     )

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from bench.formats import to_csv, to_markdown
-from bench.meta import frame, meta_table
 from bench.spec import TableSpec
+from bench.tabulating.formats import to_csv, to_markdown
+from bench.tabulating.meta import frame, meta_table
 
 SPEC = TableSpec(title="Meta features", kind="meta-features", rows=["dataset", "ipc", "method"])
 TAGS = {
@@ -172,7 +172,8 @@ def test_nothing_yet():
 
 def test_no_torch():
     code = (
-        "import sys; from bench import camplots, meta; from bench.formats import to_markdown;"
+        "import sys; from bench.plotting import cams; from bench.tabulating import meta;"
+        "from bench.tabulating.formats import to_markdown;"
         "from bench.spec import TableSpec;"
         "s = TableSpec(title='t', kind='meta-features', rows=['method']);"
         "to_markdown(meta.meta_table('x', s, meta.frame([]))); sys.exit('torch' in sys.modules)"

@@ -13,9 +13,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bench.cells import AUXILIARY
 from bench.data.types import Dataset, Split, offsets_of
+from bench.measuring.shortened import few_pieces
 from bench.memory import real_tensors, to_fake
 from bench.networks.build import build, parameters_count
-from bench.shortened import few_pieces
 from bench.stages.distill import count_live_bytes
 from metadd import CAM, PLUGINS
 

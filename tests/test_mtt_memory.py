@@ -7,9 +7,10 @@ import torch
 from small import cell, dataset
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from bench import experts, standins
+from bench.measuring import standins
 from bench.networks.build import parameters_count
 from bench.stages.distill import count_live_bytes
+from bench.training import experts
 
 pytestmark = pytest.mark.usefixtures("one_thread", "quick_collections")
 

@@ -7,7 +7,7 @@ from small import cell, dataset
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bench.cells import AUXILIARY
-from bench.holders import Holder, count_by_holder
+from bench.measuring.holders import Holder, count_by_holder
 from bench.memory import LiveBytes, to_fake
 from bench.networks.build import build
 from bench.seeds import forked

@@ -9,13 +9,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from baselines.defaults.generator import GeneratorSettings
-from bench import recipes, standins
 from bench.cells import AUXILIARY, PretrainCell
+from bench.measuring import standins
+from bench.measuring.operations import Counted, Operations, Work
 from bench.memory import to_fake
 from bench.networks.build import build, parameters_count
-from bench.operations import Counted, Operations, Work
 from bench.seeds import forked
 from bench.stages.distill import Distillation
+from bench.training import recipes
 from metadd import CAM
 
 pytestmark = pytest.mark.usefixtures("one_thread", "quick_collections")
@@ -25,7 +26,7 @@ DATA = dataset()
 
 
 class Given:
-    """What cells use, as :class:`bench.standins.StandIns` gives it."""
+    """What cells use, as :class:`bench.measuring.standins.StandIns` gives it."""
 
     def __init__(self):
         with forked("test operations"):

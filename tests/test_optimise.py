@@ -7,12 +7,12 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 
-from bench import recipes
 from bench.augment import DSA
-from bench.batches import Augmentation, SyntheticSet
-from bench.optimise import Average, optimiser, share_of_lr
-from bench.recipes import AveragedRecipe, Recipe, WarmedRecipe
-from bench.training import Training
+from bench.training import recipes
+from bench.training.batches import Augmentation, SyntheticSet
+from bench.training.loop import Training
+from bench.training.optimise import Average, optimiser, share_of_lr
+from bench.training.recipes import AveragedRecipe, Recipe, WarmedRecipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from command_line import run_here
 
-from bench import api, ownplugins
+from bench import api, own
 from metadd import PLUGINS
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "own-plugin.md").read_text()
@@ -55,7 +55,7 @@ def test_the_page_s_plug_in_runs_as_the_page_says(folder, monkeypatch, capfd):
 
 
 def test_its_gradient_is_that_of_its_loss(folder):
-    assert ownplugins.add_file(folder / "smooth.py")
+    assert own.add_plugin(folder / "smooth.py")
     entry = PLUGINS["smooth"]
     plugin = entry.make(entry.settings(power=3.0), [], (0.5,) * 3, (0.2,) * 3)
     images = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -11,9 +11,9 @@ import pytest
 from command_line import TINY, finish, is_one_line, run_here, snapshot, start, write_tables
 from filelock import FileLock
 
+from bench.carrying.pack import SMALLEST_PIECE, pack, pieces
+from bench.carrying.unpack import unpack
 from bench.errors import UserError
-from bench.packing import SMALLEST_PIECE, pack, pieces
-from bench.unpacking import unpack
 
 RUN = ("run", "tiny", "--tables", "tables.yaml", "--device", "cpu")
 

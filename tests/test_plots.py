@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from bench import plots
-from bench.plots import Panel, distilled, panels
+from bench.plotting import images as plots
+from bench.plotting.images import Panel, distilled, panels
 from bench.results import PLATE, Results
 from bench.spec import FigureSpec
 
@@ -253,8 +253,9 @@ def test_equal_sets_give_equal_bytes(tmp_path, suffix, monkeypatch):
 def test_no_torch(tmp_path):
     stored(tmp_path, images())
     code = (
-        "import sys, pathlib, json; from bench import plots; from bench.results import Results;"
-        "from bench.spec import FigureSpec; folder = pathlib.Path(sys.argv[1]);"
+        "import sys, pathlib, json; from bench.plotting import images as plots;"
+        "from bench.results import Results; from bench.spec import FigureSpec;"
+        "folder = pathlib.Path(sys.argv[1]);"
         "spec = FigureSpec(title='t', kind='images');"
         "row = {'key': 'key0', 'current': True, 'cell': {'kind': 'distil', 'part': 0}, 'tags': "
         "{'method': 'DM', 'ipc': 1, 'dataset': 'd', 'distilled_on': None, 'plugin': 'none', 'seed': 0}};"

@@ -12,13 +12,13 @@ from test_tables import METADD, SPEC, cells, lines, row
 
 from baselines import METHODS
 from bench.errors import UserError
-from bench.formats import FORMATS, to_csv, to_html, to_latex, to_markdown
 from bench.networks.names import parse
-from bench.published import Beside, Number, planned, read
-from bench.recipes import RECIPES
 from bench.spec import Suite, TableSpec
 from bench.spec import read as read_spec
-from bench.tables import accuracy_table, frame
+from bench.tabulating.accuracy import accuracy_table, frame
+from bench.tabulating.formats import FORMATS, to_csv, to_html, to_latex, to_markdown
+from bench.tabulating.published import Beside, Number, planned, read
+from bench.training.recipes import RECIPES
 from bench.validation import validated
 
 NUMBERS = read()

@@ -7,12 +7,12 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import save_file
 
-from bench import recipes
 from bench.data import Identity
 from bench.pixels import PixelSpace
-from bench.recipes import RECIPES
 from bench.sets import DistilledSet, read, stored
 from bench.stages.evaluate import learning_rate
+from bench.training import recipes
+from bench.training.recipes import RECIPES
 
 
 def _of(**fields):

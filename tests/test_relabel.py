@@ -12,17 +12,18 @@ from safetensors.torch import load_file, save_file
 from small import dataset
 from torch import nn
 
-from bench import artifacts, recipes, seeds, softlabels
-from bench.batches import Augmentation, SyntheticSet
+from bench import artifacts, seeds
 from bench.cells import DatasetId, EvaluateCell, RelabelCell
 from bench.errors import CellFailure
 from bench.networks.build import build
 from bench.pixels import PixelSpace
-from bench.recipes import Recipe, SoftRecipe
 from bench.sets import stored
-from bench.softlabels import SoftLabels, soft_loss
 from bench.stages import Context, OutOfTime, evaluate, relabel
-from bench.training import Training
+from bench.training import recipes, softlabels
+from bench.training.batches import Augmentation, SyntheticSet
+from bench.training.loop import Training
+from bench.training.recipes import Recipe, SoftRecipe
+from bench.training.softlabels import SoftLabels, soft_loss
 from bench.zca import fit, keep_beside
 
 pytestmark = pytest.mark.usefixtures("one_thread")

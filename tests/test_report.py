@@ -22,7 +22,7 @@ from bench.results import Results
 from bench.spec import read
 from bench.stats import Summary
 from bench.store import Store
-from bench.tables import Table, TableCell, TableRow
+from bench.tabulating.table import Table, TableCell, TableRow
 
 REPORTS = [folder for folder in FOLDERS if (folder / "report.html").exists()]
 
@@ -174,7 +174,7 @@ def test_a_published_number_names_its_source_and_opens_nothing(made, monkeypatch
     ours = TableCell(Summary(25.0, 0.5, 3), keys=(key,))
     row = TableRow(("DM",), {"convnet": number, "vgg11": ours})
     table = Table("accuracy", "Accuracy", (), ("Method",), ("convnet", "vgg11"), (row,))
-    monkeypatch.setattr("bench.api.table", lambda *asked: [table])
+    monkeypatch.setattr("bench.tables.table", lambda *asked: [table])
     parsed = Page(page(made.spec, "made-up", made.results))
     (shown,) = parsed.all("span", title="arXiv 2110.04181")
     assert shown["text"] == "26.0 ± 0.8 (?)"
@@ -194,7 +194,7 @@ def test_a_comparison_without_a_number_has_its_verdict_too(made, monkeypatch):
     """As a suite says of a plug-in whose rows are not made yet."""
     told = "digits, 1, DM: MetaDD − without, short: “mean” cannot tell (0 pairs; 6 needed). Pairs needed: 6."
     table = Table("accuracy", "Accuracy", (), verdicts=("How it is tested.", told))
-    monkeypatch.setattr("bench.api.table", lambda *asked: [table])
+    monkeypatch.setattr("bench.tables.table", lambda *asked: [table])
     badges = Page(page(made.spec, "made-up", made.results)).all("span")
     assert [each["text"] for each in badges if each["about"].get("class", "").startswith("badge")] == [
         "cannot tell"

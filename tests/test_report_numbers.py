@@ -8,7 +8,7 @@ import pytest
 from report_page import Page, numbers
 from report_rows import measure, publish
 
-from bench.measures import Measures, name_of
+from bench.measuring.measures import Measures, name_of
 from bench.report import page
 from bench.spec import TableSpec
 

@@ -7,8 +7,8 @@ import shlex
 import pytest
 from committed import RESULTS
 
-from bench.published import read as read_published
 from bench.spec import read
+from bench.tabulating.published import read as read_published
 
 ROOT = RESULTS.parent
 PAGE = (ROOT / "docs/reproduce.md").read_text()

@@ -14,9 +14,10 @@ from PIL import Image
 import bench
 from baselines import METHODS
 from bench import data
-from bench.api import Opened, Silent, open_suite
+from bench.api import Opened, open_suite
 from bench.stages import Context, distill, evaluate
 from bench.stages.tools import HarnessTools
+from bench.walk import Silent
 from metadd import PLUGINS, PluginEntry, PluginSettings
 
 RUN = ("run", "tiny", "--tables", "tables.yaml", "--device", "cpu")

@@ -9,8 +9,8 @@ from test_estimate import given, on_fakes, used_by  # noqa: F401  (a fixture)
 from test_plugged import METHODS, NETWORKS
 
 from baselines.dc import DC
-from bench.holders import count_by_holder
-from bench.shortened import few_pieces
+from bench.measuring.holders import count_by_holder
+from bench.measuring.shortened import few_pieces
 from bench.synthetic import Rendered
 from metadd.cam import CAM
 from metadd.plugin import MetaDD

@@ -8,9 +8,10 @@ import pytest
 from committed import RESULTS, WITH_ROWS
 from scipy.stats import beta
 
-from bench.check import Outcome, Sample, _samples, accuracies, compare, rows_of
+from bench.check import Sample, _samples, accuracies, compare, rows_of
+from bench.checking.findings import Outcome
 from bench.stats import LEVEL
-from bench.verdicts import verdicts
+from bench.tabulating.verdicts import verdicts
 
 #: A suite: the seeds and the spread of its rows, like those of the committed ones.
 ROWS = [(2, 0.5), (2, 4.0), (3, 0.3), (3, 0.9), (3, 1.4), (3, 6.0), (5, 2.8), (5, 0.6), (6, 1.0), (8, 2.0)]

@@ -7,9 +7,10 @@ import sys
 import numpy as np
 import pytest
 
-from bench.formats import to_csv, to_markdown
 from bench.spec import Suite, TableSpec
-from bench.tables import accuracy_table, frame, suite_header
+from bench.tables import suite_header
+from bench.tabulating.accuracy import accuracy_table, frame
+from bench.tabulating.formats import to_csv, to_markdown
 
 SPEC = TableSpec(
     title="Accuracy (%)", kind="accuracy", rows=["dataset", "ipc", "method", "recipe"], columns="network"
@@ -374,8 +375,8 @@ def test_a_title_that_ends_a_sentence_gets_no_second_end():
 
 def test_no_torch():
     code = (
-        "import sys; from bench import formats, tables; from bench.spec import read; s = read();"
-        "t = tables.accuracy_table('x', s.tables['cross-architecture'], tables.frame([]));"
+        "import sys; from bench.tabulating import accuracy, formats; from bench.spec import read; s = read();"
+        "t = accuracy.accuracy_table('x', s.tables['cross-architecture'], accuracy.frame([]));"
         "formats.to_markdown(t); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -9,11 +9,11 @@ import sys
 import pytest
 from test_memorytable import GLAD, METADD, TAGS
 
-from bench.formats import to_csv, to_markdown
-from bench.measures import name_of
-from bench.memorytable import frame, memory_table
+from bench.measuring.measures import name_of
 from bench.spec import TableSpec
-from bench.timetable import significant, time_table
+from bench.tabulating.formats import to_csv, to_markdown
+from bench.tabulating.memory import frame, memory_table
+from bench.tabulating.time import significant, time_table
 
 TIME = TableSpec(title="Time", kind="time", rows=["dataset", "ipc", "method"])
 MEMORY = TableSpec(title="Memory", kind="memory", rows=["dataset", "ipc", "method"])
@@ -241,10 +241,18 @@ def test_of_several_sources_the_one_that_fills_most_of_a_row_counts():
     [(0, "0"), (0.00012345, "0.000123"), (0.5, "0.500"), (12.34, "12.3"), (123.4, "123"), (98765.4, "98765")],
 )
 def test_numbers_have_three_digits_that_count(value, text):
-    assert significant(value) == text
+    assert significant(value, value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "of", "text"),
+    [(0.0000228, 0.82, "0.000"), (0.177, 0.0395, "0.177"), (0.0823, 12.34, "0.1"), (0, 0.82, "0.000")],
+)
+def test_a_difference_is_no_finer_than_what_it_is_of(value, of, text):
+    assert significant(value, of) == text
 
 
 def test_no_torch():
-    modules = "bench.timetable, bench.memorytable, bench.measures"
+    modules = "bench.tabulating.time, bench.tabulating.memory, bench.measuring.measures"
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -10,9 +10,10 @@ from command_line import TINY, rows, run_here, suite, write_tables
 from test_resume import nothing_left
 
 from bench import runner
-from bench.api import Silent, open_suite
-from bench.ensembles import Ensemble
+from bench.api import open_suite
 from bench.stages import Context, OutOfTime, checkpoint, evaluate, together
+from bench.training.ensembles import Ensemble
+from bench.walk import Silent
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,14 +11,14 @@ from torch import nn
 
 from bench import seeds
 from bench.augment import DSA
-from bench.batches import Augmentation, RealSet, SyntheticSet
 from bench.data.types import Split
 from bench.errors import CellFailure
 from bench.networks.build import build
 from bench.pixels import PixelSpace
 from bench.real import RealImages
-from bench.recipes import AveragedRecipe, Recipe
-from bench.training import TEST_BATCH, Training, correct
+from bench.training.batches import Augmentation, RealSet, SyntheticSet
+from bench.training.loop import TEST_BATCH, Training, correct
+from bench.training.recipes import AveragedRecipe, Recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -9,10 +9,10 @@ from scipy.stats import beta
 from test_tables import METADD, SPEC, changes, lines, made, row
 
 from bench.errors import UserError
-from bench.formats import to_csv, to_markdown
 from bench.spec import TableSpec
+from bench.tabulating.formats import to_csv, to_markdown
+from bench.tabulating.verdicts import verdicts
 from bench.validation import validated
-from bench.verdicts import verdicts
 
 BASE = [30.0, 31.0, 29.0, 30.5, 28.5, 32.0, 27.0, 30.2]
 

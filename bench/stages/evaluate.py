@@ -10,23 +10,24 @@ from typing import Any
 import torch
 
 from bench import device as devices
-from bench import recipes, seeds
-from bench.batches import Augmentation, RealSet, SyntheticSet, TrainingSet, training_space
+from bench import seeds
 from bench.cells import WHOLE_TRAINING_SET, EvaluateCell
 from bench.data import Dataset
-from bench.ensembles import Ensemble
 from bench.errors import CellFailure
 from bench.memory import LiveBytes
 from bench.networks.build import build
 from bench.networks.names import parse as parse_network
 from bench.pixels import Space
 from bench.real import RealImages
-from bench.recipes import Recipe, StepSizeRecipe
 from bench.sets import DistilledSet, stored
-from bench.softlabels import FILE, SoftLabels
 from bench.stages import Context, Outcome, checkpoint
 from bench.stages.distill import COUNTED_UPDATES
-from bench.training import Training, correct
+from bench.training import recipes
+from bench.training.batches import Augmentation, RealSet, SyntheticSet, TrainingSet, training_space
+from bench.training.ensembles import Ensemble
+from bench.training.loop import Training, correct
+from bench.training.recipes import Recipe, StepSizeRecipe
+from bench.training.softlabels import FILE, SoftLabels
 
 #: How often the loss is read back and looked at, in epochs.
 OBSERVE_EVERY = 50

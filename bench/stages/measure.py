@@ -1,7 +1,8 @@
 """What a cell takes: memory and time of its first updates, in a process of its own, with nothing trained.
 
-The dataset is of the right size and of random bytes; networks, experts, generators and matrices have random
-weights (:mod:`bench.standins`). So neither data nor other cells are needed, and no loss means anything.
+The dataset is of the right size and of random bytes; networks, experts, generators and matrices have
+random weights (:mod:`bench.measuring.standins`). So neither data nor other cells
+are needed, and no loss means anything.
 """
 
 from __future__ import annotations
@@ -22,23 +23,24 @@ import torch
 
 from baselines.defaults.generator import GeneratorSettings
 from bench import device as devices
-from bench import standins, zca
+from bench import zca
 from bench.arithmetic import arithmetic_of
 from bench.cells import Cell, DistilCell, MeasureCell, PretrainCell, RelabelCell
 from bench.data import Dataset, Identity
 from bench.errors import CellFailure
-from bench.estimate import shortened
-from bench.holders import count_by_holder
+from bench.measuring import standins
+from bench.measuring.estimate import shortened
+from bench.measuring.holders import count_by_holder
 from bench.memory import LiveBytes
 from bench.pixels import space
 from bench.plan import Plan
 from bench.provenance import provenance
-from bench.recipes import SoftRecipe
 from bench.runner import failures
 from bench.sets import DistilledSet
 from bench.stages import Context, generator, pretrain
 from bench.stages.distill import COUNTED_UPDATES, Distillation
 from bench.stages.relabel import Relabelling
+from bench.training.recipes import SoftRecipe
 
 #: What a row's result says; None where it was not measured.
 RESULT = (

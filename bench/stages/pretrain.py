@@ -11,9 +11,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parameters_to_vector
 
-from bench import artifacts, experts, pretraining, seeds, zca
+from bench import artifacts, seeds, zca
 from bench import device as devices
-from bench.batches import Augmentation, RealSet
 from bench.cells import PretrainCell
 from bench.data import Dataset
 from bench.errors import CellFailure
@@ -21,10 +20,13 @@ from bench.memory import LiveBytes
 from bench.networks.build import build
 from bench.networks.names import parse as parse_network
 from bench.pixels import Space, space
+from bench.planning import pretraining
 from bench.real import RealImages
 from bench.stages import Context, Outcome, checkpoint, generator
 from bench.stages.distill import COUNTED_UPDATES
-from bench.training import Training, correct
+from bench.training import experts
+from bench.training.batches import Augmentation, RealSet
+from bench.training.loop import Training, correct
 
 
 def run(cell: PretrainCell, context: Context) -> Outcome:

@@ -11,16 +11,17 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the name everyone knows it by)
 from torch import Tensor, nn
 
-from bench import artifacts, softlabels
+from bench import artifacts
 from bench import device as devices
-from bench.batches import Augmentation, SyntheticSet, batches, training_space
 from bench.cells import RelabelCell
 from bench.data import Dataset
 from bench.errors import CellFailure
 from bench.pixels import PixelSpace
-from bench.recipes import SoftRecipe
 from bench.sets import DistilledSet, stored
 from bench.stages import Context, Outcome, checkpoint
+from bench.training import softlabels
+from bench.training.batches import Augmentation, SyntheticSet, batches, training_space
+from bench.training.recipes import SoftRecipe
 
 
 class Relabelling:
@@ -108,7 +109,7 @@ class Relabelling:
 
 
 def run(cell: RelabelCell, context: Context) -> Outcome:
-    """Label a set. Leaves ``labels.safetensors`` (:func:`bench.softlabels.save`).
+    """Label a set. Leaves ``labels.safetensors`` (:func:`bench.training.softlabels.save`).
 
     Raises:
         CellFailure: a label is not finite.

@@ -10,10 +10,10 @@ import torch
 
 from bench import device as devices
 from bench.cells import EvaluateCell
-from bench.ensembles import Ensemble
 from bench.errors import CellFailure
 from bench.stages import Context, Outcome, checkpoint
 from bench.stages.evaluate import TOGETHER, Lesson, set_of, trained_with
+from bench.training.ensembles import Ensemble
 
 
 class Refused(Exception):

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bench.errors import UserError
-from bench.options import ResultsDir, SuiteName, TablesFile
+from bench.verbs.options import ResultsDir, SuiteName, TablesFile
 
 
 def check(
@@ -30,7 +30,7 @@ def check(
     """Compare a suite's results with a reference: exit 0 same or better, 1 worse, 3 cannot tell."""
     from bench.check import accept
     from bench.check import check as compare
-    from bench.moved import lines
+    from bench.checking.moved import lines
     from bench.spec import find_suite, read
 
     find_suite(read(tables), suite)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from bench.options import DataDir, EstimateFormat, MethodPaths, Only, ResultsDir, SuiteName, TablesFile
+from bench.verbs.options import DataDir, EstimateFormat, MethodPaths, Only, ResultsDir, SuiteName, TablesFile
 from bench.verbs.places import wanted
 
 
@@ -39,8 +39,8 @@ def cost(
     method_path: MethodPaths = None,
 ) -> None:
     """Print the GPU hours and the memory of a suite's cells; nothing is run, no GPU is needed."""
-    from bench import cost as costs
-    from bench.costtable import FORMATS
+    from bench.measuring import cost as costs
+    from bench.tabulating.cost import FORMATS
 
     found = costs.costs(
         suite,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bench.options import PictureFormat, ResultsDir, TableFormat, TablesFile
+from bench.verbs.options import PictureFormat, ResultsDir, TableFormat, TablesFile
 from bench.verbs.places import published
 
 
@@ -23,13 +23,13 @@ def table(
     tables: TablesFile = None,
 ) -> None:
     """Print tables from published rows."""
-    from bench import api
-    from bench.formats import FORMATS
     from bench.spec import read
+    from bench.tables import table as tables_of
+    from bench.tabulating.formats import FORMATS
 
     spec = read(tables)
     found = [
-        api.table(spec, name, kept, names or spec.suites[name].tables)
+        tables_of(spec, name, kept, names or spec.suites[name].tables)
         for name, kept in published(spec, suite, results)
     ]
     for made in (made for of_suite in found for made in of_suite):
@@ -48,12 +48,12 @@ def plot(
     tables: TablesFile = None,
 ) -> None:
     """Draw figures from published rows and pictures, into the results folder."""
-    from bench import api
+    from bench import plots
     from bench.spec import read
 
     spec = read(tables)
     for name, kept in published(spec, suite, results):
         for figure in names or spec.suites[name].figures:
             file = kept.folder / "figures" / f"{figure}.{format_.value}"
-            drawn = api.plot(spec, name, kept, figure, file)
+            drawn = plots.plot(spec, name, kept, figure, file)
             typer.echo(str(file) if drawn else f"{name}: {figure}: nothing to draw yet")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bench.options import Only, ResultsDir, StoreDir, TablesFile
+from bench.verbs.options import Only, ResultsDir, StoreDir, TablesFile
 from bench.verbs.places import wanted
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from bench.errors import UserError
-from bench.options import (
+from bench.verbs.options import (
     FAILED,
     DataDir,
     DeviceName,
@@ -23,7 +23,7 @@ from bench.options import (
 from bench.verbs.places import wanted
 
 if TYPE_CHECKING:
-    from bench.measuring import Found, Measuring
+    from bench.measuring.measure import Found, Measuring
 
 #: The kinds of tables that measures are for.
 _TABLES = ("memory", "time")
@@ -59,17 +59,18 @@ def measure(
     Nothing is trained for it, and the official datasets need not be there.
     """
     from bench import api
-    from bench.fit import parse_size
+    from bench.measuring.fit import parse_size
+    from bench.own import add_methods
     from bench.spec import find_suite, read
 
     _check(estimate, {"--save": save, "--memory": memory is not None, "--format": format_ != "md"}, True)
     _check(estimate, {"--updates": updates is not None, "--warmup": warmup is not None}, False)
     limit = None if memory is None else parse_size(memory)
-    api.add_methods(method_path or ())
+    add_methods(method_path or ())
     spec = read(tables)
     found = find_suite(spec, suite)
     kind = _kind(device, estimate)
-    from bench.measuring import Measuring
+    from bench.measuring.measure import Measuring
 
     measuring = Measuring(
         suite,
@@ -95,8 +96,8 @@ def measure(
         return
     measuring.publish()
     names = [name for name in found.tables if spec.tables[name].kind in _TABLES]
-    from bench.formats import to_markdown
     from bench.results import Results
+    from bench.tabulating.formats import to_markdown
 
     for table in api.write_tables(spec, suite, Results(results / suite), names):
         typer.echo(f"\n{to_markdown(table)}")
@@ -119,7 +120,7 @@ def _kind(device: DeviceName, estimate: bool) -> Literal["cpu", "cuda"]:
 
 
 def _print_estimates(measuring: Measuring, limit: int | None, save: bool, format_: EstimateFormat) -> None:
-    from bench.estimate import FORMATS
+    from bench.measuring.estimate import FORMATS
 
     found = measuring.estimates(limit, save)
     for line in FORMATS[format_.value](found):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bench.options import Kind, MethodPaths, TablesFile
+from bench.verbs.options import Kind, MethodPaths, TablesFile
 
 
 def list_(
@@ -16,13 +16,13 @@ def list_(
 ) -> None:
     """List suites, methods, networks, datasets, recipes, tables and figures."""
     from baselines import METHODS
-    from bench import api
     from bench.data import NAMES
     from bench.networks.names import PRESETS
-    from bench.recipes import AUTHORS, RECIPES
+    from bench.own import add_methods
     from bench.spec import read
+    from bench.training.recipes import AUTHORS, RECIPES
 
-    api.add_methods(method_path or ())
+    add_methods(method_path or ())
     spec = read(tables)
     recipes = dict.fromkeys(RECIPES, "") | {AUTHORS: "each method's own"}
     found = {

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.options import DataDir, MethodPaths, ResultsDir, StoreDir, TablesFile
+from bench.verbs.options import DataDir, MethodPaths, ResultsDir, StoreDir, TablesFile
 from bench.verbs.places import open_suite
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ def pack(
     method_path: MethodPaths = None,
 ) -> None:
     """Put rows, sets, checkpoints and teachers into a file, to carry them to another machine."""
-    from bench import packing
-    from bench.fit import parse_size
+    from bench.carrying import pack as packing
+    from bench.measuring.fit import parse_size
 
     keys = {
         suite: frozenset(open_suite(suite, data_dir, store, results, None, tables, method_path).whole.planned)
@@ -67,7 +67,7 @@ def unpack(
     results: ResultsDir = Path("results"),
 ) -> None:
     """Put what a pack holds in its place, after all of it was verified; nothing that is here is replaced."""
-    from bench import unpacking
+    from bench.carrying import unpack as unpacking
 
     found = unpacking.unpack(file, store, results)
     typer.echo(

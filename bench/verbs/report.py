@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bench.errors import UserError
-from bench.options import MethodPaths, ResultsDir, SuiteName, TablesFile
+from bench.verbs.options import MethodPaths, ResultsDir, SuiteName, TablesFile
 from bench.verbs.places import published
 
 
@@ -27,11 +27,12 @@ def report(
     """Write a suite's report: one HTML page with its verdicts, tables, figures, and the cells behind them."""
     from bench import api
     from bench.files import write_text
+    from bench.own import add_methods
     from bench.report import page
     from bench.spec import read
     from bench.store import Store
 
-    api.add_methods(method_path or ())
+    add_methods(method_path or ())
     spec = read(tables)
     ((name, kept),) = published(spec, [suite], results)
     file = to or kept.folder / "report.html"

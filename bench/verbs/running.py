@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bench.options import (
+from bench.verbs.options import (
     FAILED,
     OUT_OF_TIME,
     DataDir,
@@ -52,8 +52,9 @@ def run(
     method_path: MethodPaths = None,
 ) -> None:
     """Make a suite's missing cells, then its rows, tables and figures."""
-    from bench import api, printing
+    from bench import api
     from bench.progress import watcher
+    from bench.verbs import printing
 
     opened = open_suite(suite, data_dir, store, results, only, tables, method_path)
     if dry_run:
@@ -92,7 +93,8 @@ def status(
     method_path: MethodPaths = None,
 ) -> None:
     """Print how many of a suite's cells are finished, failed, running and missing."""
-    from bench import api, printing
+    from bench import api
+    from bench.verbs import printing
 
     opened = open_suite(suite, data_dir, store, results, only, tables, method_path)
     for kind, counts in api.status(opened).items():

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from bench.options import DataDir, Device, DeviceName, PixelsName
+from bench.verbs.options import DataDir, Device, DeviceName, PixelsName
 
 
 def data(

@@ -9,11 +9,11 @@ import torch
 
 from bench import seeds
 from bench.augment import DSA
-from bench.batches import Augmentation, SyntheticSet
-from bench.ensembles import Ensemble
 from bench.networks.build import build
-from bench.recipes import Recipe
-from bench.training import Training
+from bench.training.batches import Augmentation, SyntheticSet
+from bench.training.ensembles import Ensemble
+from bench.training.loop import Training
+from bench.training.recipes import Recipe
 
 SEEDS = 5
 RECIPE = Recipe(name="benchmark", epochs=1000, augment="dsa")

@@ -11,11 +11,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bench import formats, plan, results, spec, tables
+from bench import plan, results, spec
 from bench.cells import DatasetId
 from bench.data import load
 from bench.data.spec import KINDS
 from bench.data.types import Contents, Part, Source, offsets_of
+from bench.tabulating import accuracy, formats
 
 CELLS = 10_000
 
@@ -105,7 +106,7 @@ def test_table(benchmark, folder):
 
     def table():
         rows = results.Results(folder).rows.values()
-        made = tables.accuracy_table("large", declared, tables.frame(rows))
+        made = accuracy.accuracy_table("large", declared, accuracy.frame(rows))
         return formats.to_markdown(made), formats.to_csv(made)
 
     markdown, comma_separated = benchmark(table)

@@ -14,12 +14,12 @@ from memory_of_updates import CPU, given, made, updates
 from small import dataset
 from test_plugged import METHODS
 
-from bench import recipes
-from bench.batches import Augmentation, SyntheticSet
 from bench.networks.build import build
 from bench.pixels import PixelSpace
 from bench.seeds import forked
-from bench.training import Training
+from bench.training import recipes
+from bench.training.batches import Augmentation, SyntheticSet
+from bench.training.loop import Training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -1,0 +1,1 @@
+"""Packs: finished cells, sets, checkpoints and teachers carried between machines. No torch."""

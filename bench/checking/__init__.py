@@ -1,0 +1,1 @@
+"""Behind :mod:`bench.check`: how a drop is found, and what moved."""

@@ -1,0 +1,1 @@
+"""Behind :mod:`bench.export`: the cards of what is exported."""

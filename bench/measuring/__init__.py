@@ -1,0 +1,1 @@
+"""What cells take, memory and time: measured, estimated on fake tensors, counted, and whether it fits."""

@@ -1,0 +1,87 @@
+"""Methods and plug-ins of one's own, added to their registries without editing the suite.
+
+How a file (``--method-path mine.py``) defines a method, :mod:`baselines.own` says. For a plug-in it has one
+class derived from :class:`metadd.PluginSettings`, and a function ``make(settings, networks, mean, std)`` that
+gives a :class:`metadd.Plugin`; the file's stem is the plug-in's name in ``tables.yaml``.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import sys
+from collections.abc import Sequence
+from importlib import util
+from pathlib import Path
+
+from baselines import own as methods
+from bench.errors import UserError
+from metadd import PLUGINS, PluginEntry, PluginSettings
+
+
+def add_methods(files: Sequence[Path] = ()) -> None:
+    """Make methods of one's own known: those of installed packages, and those in these files.
+
+    A file may define a plug-in instead.
+
+    Raises:
+        UserError: a file or module defines neither.
+    """
+    try:
+        methods.add_installed()
+        for file in files:
+            if not add_plugin(file):
+                methods.add_file(file)
+    except methods.NotAMethod as problem:
+        raise UserError(str(problem)) from None
+
+
+def add_plugin(path: Path) -> bool:
+    """Add the plug-in that a file defines; False where its text derives no class from ``PluginSettings``.
+
+    The file is run if it does.
+
+    Raises:
+        UserError: the file is no whole plug-in, or its name is taken.
+    """
+    try:
+        text = path.read_bytes()
+    except OSError:
+        return False  # whoever looks for a method there says what is wrong
+    if path.suffix != ".py" or not _derives(text, path):
+        return False
+    name, module_name = path.stem, f"metadd_own_plugin_{path.stem}"
+    spec = util.spec_from_file_location(module_name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    spec.loader.exec_module(module)
+    found = [
+        each
+        for each in vars(module).values()
+        if isinstance(each, type) and issubclass(each, PluginSettings) and each.__module__ == module_name
+    ]
+    if len(found) != 1:
+        names = ", ".join(each.__name__ for each in found)
+        raise UserError(f"{path}: one class derived from PluginSettings is expected, not {names}")
+    if not callable(getattr(module, "make", None)):
+        raise UserError(
+            f"{path}: a function make(settings, networks, mean, std) is expected beside the settings"
+        )
+    source = hashlib.sha256(text).hexdigest()
+    entry = PluginEntry(f"{module_name}:{found[0].__name__}", f"{module_name}:make", source)
+    if name == "none" or PLUGINS.get(name, entry) != entry:
+        raise UserError(f"{path}: there is a plug-in {name!r} already; give yours another name")
+    PLUGINS[name] = entry
+    return True
+
+
+def _derives(text: bytes, path: Path) -> bool:
+    """Whether a class in this Python text names ``PluginSettings`` among its bases."""
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError) as error:
+        raise UserError(f"{path}: no Python ({error})") from None
+    bases = [base for each in ast.walk(tree) if isinstance(each, ast.ClassDef) for base in each.bases]
+    return any("PluginSettings" in (getattr(base, "id", ""), getattr(base, "attr", "")) for base in bases)

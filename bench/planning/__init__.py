@@ -1,0 +1,1 @@
+"""Behind :mod:`bench.plan`: from a suite's text to its cells. No torch."""

@@ -1,0 +1,1 @@
+"""Behind :mod:`bench.plots`: one file per kind of figure, in one style."""

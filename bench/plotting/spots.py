@@ -1,0 +1,116 @@
+"""Accuracy and cost of methods with and without MetaDD, from rows alone: what a figure of both shows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from bench.tabulating.accuracy import frame
+
+_MIB = 2**20
+#: What a peak is of, by the kind of device.
+_MEASURES = {"cpu": "of live tensors, counted", "cuda": "that PyTorch allocated"}
+
+#: MiB and seconds per set (None: of no set that may be compared), and mean accuracy in %.
+Point = tuple[float | None, float | None, float]
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A method alone, and with MetaDD."""
+
+    name: str
+    alone: Point
+    plugged: Point | None
+
+
+@dataclass(frozen=True)
+class Spots:
+    """The spots of each panel, a dataset and IPC.
+
+    Attributes:
+        panels: by title, which names the networks of the accuracy.
+        device: whose seconds are shown: the model that most sets were made on.
+        measure: what the MiB are of.
+
+    """
+
+    panels: Mapping[str, list[Spot]]
+    device: str
+    measure: str
+
+
+def spots(rows: Iterable[Mapping[str, Any]]) -> Spots:
+    """The spots of sets that have an accuracy and a cost.
+
+    Accuracies of a panel are means over the same networks: those that all of its methods have. Seconds of two
+    devices are not compared, nor a CPU's count with a GPU's peak: of each there is what most sets have.
+    """
+    rows = list(rows)
+    evaluated, (costs, device, kind) = frame(rows), _costs(rows)
+    panels: dict[str, list[Spot]] = {}
+    if evaluated.empty:
+        return Spots(panels, device, "")
+    for (dataset, ipc), data in evaluated.groupby(["dataset", "ipc"], sort=False):
+        cost = {method: known for (*about, method), known in costs.items() if about == [dataset, ipc]}
+        of = data[data["method"].isin(cost)]
+        common = [str(name) for name, one in of.groupby("network") if one["method"].nunique() == len(cost)]
+        per_network = of[of["network"].isin(common)].groupby(["method", "network"], sort=False)["accuracy"]
+        accuracy = per_network.mean().groupby("method", sort=False).mean()
+        points = {str(name): (*cost[str(name)], float(mean)) for name, mean in accuracy.items()}
+        plain = dict(zip(of["method"], of["without"], strict=True))
+        panel = [
+            Spot(name, point, points.get(f"{name} + MetaDD"))
+            for name, point in points.items()
+            if plain[name] == name
+        ]
+        if len(panel) > 1:
+            panels[f"{dataset}, IPC {ipc}: {', '.join(common)}"] = panel
+    return Spots(panels, device, _MEASURES.get(kind, ""))
+
+
+_Costs = dict[tuple[Any, ...], tuple[float | None, float | None]]
+
+
+def _costs(rows: Iterable[Mapping[str, Any]]) -> tuple[_Costs, str, str]:
+    """MiB of the largest part (mean over seeds) and seconds of all parts, by dataset, IPC and method.
+
+    The seconds are those of the fastest seed: others may have shared their machine. And the model and the
+    kind of device that most sets were made on.
+    """
+    sets: dict[tuple[Any, ...], dict[int, list[Mapping[str, Any]]]] = {}
+    for row in rows:
+        if row["current"] and row["cell"]["kind"] == "distil" and row["cost"]["updates"]:
+            for tags in (row["tags"], *row.get("also", ())):
+                name = (tags["dataset"], tags["ipc"], tags["method"])
+                parts = sets.setdefault(name, {}).setdefault(tags["seed"], [])
+                if row not in parts:  # evaluated by several recipes
+                    parts.append(row)
+    made = [parts[0]["provenance"] for seeds in sets.values() for parts in seeds.values()]
+    ((device, _),) = Counter(each["device"] for each in made).most_common(1) or [("", 0)]
+    ((kind, _),) = Counter(each["device_kind"] for each in made).most_common(1) or [("", 0)]
+    found: _Costs = {}
+    for name, seeds in sets.items():
+        peaks = [_peak(parts) for parts in seeds.values() if _made_on(parts, "device_kind", kind)]
+        seconds = [_seconds(parts) for parts in seeds.values() if _made_on(parts, "device", device)]
+        mib = fmean(peaks) / _MIB if peaks and min(peaks) > 0 else None
+        if mib or seconds:
+            found[name] = mib, min(seconds, default=None)
+    return found, device, kind
+
+
+def _made_on(parts: Iterable[Mapping[str, Any]], what: str, value: str) -> bool:
+    return all(row["provenance"][what] == value for row in parts)
+
+
+def _peak(parts: Iterable[Mapping[str, Any]]) -> int:
+    """Bytes of the largest part, that a GPU allocated or that were counted on a CPU; 0 where one has none."""
+    peaks = [row["cost"].get("peak_allocated_bytes") or row["cost"].get("peak_live_bytes") for row in parts]
+    return max(peaks) if all(peaks) else 0
+
+
+def _seconds(parts: Iterable[Mapping[str, Any]]) -> float:
+    return float(sum(row["cost"]["seconds_per_update"] * row["cost"]["updates"] for row in parts))
