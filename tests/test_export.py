@@ -151,6 +151,7 @@ def test_the_card_of_real_images_and_of_other_data(tmp_path):
     assert header["license_name"] == "imagenet-terms-of-access"
     assert "not distilled" in body
     assert "evaluates sets of its own datasets only" in body
+    assert re.search(r"WordNet's ids: `n\d{8}` [a-z]", body)
 
 
 def snippets(done):

@@ -264,3 +264,11 @@ def test_no_torch(tmp_path):
     )
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False).returncode == 0
     assert (tmp_path / "f.png").exists()
+
+
+def test_ids_of_wordnet_are_shown_as_words(drawn):
+    figure, _ = drawn([panel(classes=("n01443537", "n99999999"))])
+    texts = [text.get_text() for text in figure.texts]
+    assert "goldfish" in texts
+    assert "n99999999" in texts
+    assert "n01443537" not in texts

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from bench.data.spec import parse
+from bench.data.wordnet import called
 from bench.exporting import labelcards
 from bench.exporting.labelcards import Labels
 from bench.stats import summarise
@@ -119,6 +120,7 @@ def card(facts: Facts) -> str:
         f"## Accuracy\n\n{_accuracy(facts)}",
         *labelcards.section(facts.labels, facts.tags, facts.images, len(facts.classes)),
         f"## Loading it\n\n{_loading(facts)}",
+        *_classes(facts.classes),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -165,6 +167,13 @@ def _what(facts: Facts) -> str:
         "all were rounded to 8 bits. Train on `set.safetensors` to get the accuracies below."
     )
     return "\n\n".join(lines)
+
+
+def _classes(names: Sequence[str]) -> list[str]:
+    """What readers call the classes, where their names are ids."""
+    known = [f"`{name}` {called(name)}" for name in names if called(name) != name]
+    text = f"## Classes\n\nThe folders of the classes are WordNet's ids: {', '.join(known)}."
+    return [text] if known else []
 
 
 def _whitened(facts: Facts) -> bool:

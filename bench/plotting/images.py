@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from bench.data.wordnet import called
 from bench.plotting.style import BODY, DPI, NOTE, QUIET, TITLE, save, style, text_width, wrapped
 from bench.results import PLATE, Results
 from bench.spec import FigureSpec
@@ -246,7 +247,7 @@ def _shelves(shown: Sequence[Panel]) -> Iterator[list[_Slot]]:
     shelf: list[_Slot] = []
     for number, panel in enumerate(shown):
         title = _title(panel)
-        names = tuple(_short(name) for name in panel.classes)
+        names = tuple(_short(called(name)) for name in panel.classes)
         repeated = bool(shelf) and shelf[-1].panel.classes == panel.classes
         slot = _Slot(panel, title, () if repeated else names)
         others = takewhile(lambda other: other.beside, shown[number + 1 :])
