@@ -101,9 +101,9 @@ def start(folder, *arguments):
     return process
 
 
-def finish(process, folder):
+def finish(process, folder, seconds=300):
     """Wait for a command of :func:`start`."""
-    process.join(300)
+    process.join(seconds)
     assert process.exitcode is not None, "the command hangs"
     return Done(process.exitcode, (folder / "out").read_text(), (folder / "err").read_text())
 

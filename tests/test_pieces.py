@@ -24,12 +24,12 @@ def at_once(tmp_path_factory, cache):
     return folder
 
 
-def carried(here, there, monkeypatch, capfd):
+def carried(here, there, monkeypatch, capfd, largest="64KiB"):
     """Pack all that is in one folder, and unpack it in another."""
     for folder, verb in ((here, "pack"), (there, "unpack")):
         monkeypatch.chdir(folder)
         done = run_here(
-            monkeypatch, capfd, verb, here / "a.pack", *(["--max-size", "64KiB"] * (folder == here))
+            monkeypatch, capfd, verb, here / "a.pack", *(["--max-size", largest] * (folder == here))
         )
         assert (done.status, done.err) == (0, "")
     return done.out
@@ -51,24 +51,26 @@ def test_pieces_carried_halfway_give_the_bits_of_one_run(at_once, tmp_path, monk
 
 @pytest.mark.slow
 def test_smoke_in_pieces_of_twenty_seconds(tmp_path, monkeypatch, capfd):
-    """DM's part of it; two minutes and more on one core."""
-    run = ("run", "smoke", "--only", "method=DM", "--device", "cpu")
+    """The whole of it: half an hour and more on one core."""
+    run = ("run", "smoke", "--device", "cpu")
     whole, first, second = (tmp_path / name for name in ("whole", "first", "second"))
-    assert finish(start(whole, *run), whole).status == 0
+    assert finish(start(whole, *run), whole, seconds=3600).status == 0
     pieces, folder, status = 0, first, 4
     while status == 4:
         status = finish(start(folder, *run, "--time-limit", 20), folder).status
         pieces += 1
-        if pieces == 2:
+        if pieces == 15:  # about halfway
             second.mkdir()
-            carried(first, second, monkeypatch, capfd)
+            carried(first, second, monkeypatch, capfd, "4MiB")
+            shutil.rmtree(first)
             folder = second
 
     def published(where):
         rows = map(json.loads, (where / "results/smoke/rows.jsonl").read_text().splitlines())
         return [{name: row[name] for name in ("key", "result", "artifacts", "tags")} for row in rows]
 
-    assert (status, pieces >= 5) == (0, True)
+    print(f"{pieces} pieces")
+    assert (status, pieces > 15) == (0, True)
     assert published(second) == published(whole)
 
 
