@@ -115,6 +115,36 @@ def test_spots_are_means_over_the_networks_that_all_have():
     assert panel == ("d, IPC 1: convnet", [a, b])
 
 
+def timed(method, seconds, device="A processor"):
+    """A measure of an update."""
+    tags = {"dataset": "d", "ipc": 1, "method": method, "plugin": "none", "distilled_on": "convnet"}
+    tags |= {"protocol": "common", "plugin_label": None, "label": method, "stages": {}}
+    result = {"peak_live_bytes": 1, "peak_allocated_bytes": None, "trouble": None}
+    result["seconds_per_update"] = {"median": seconds}
+    cell = {"what": "distil", "how": "run", "device": "cpu", "of": {"method": "dm", "ipc": 1}}
+    made = {"device": device}
+    return {
+        "current": True,
+        "tags": tags,
+        "cell": cell,
+        "result": result,
+        "provenance": made,
+        "cost": {},
+        "key": method,
+    }
+
+
+def test_seconds_are_measured_ones_where_all_methods_have_them():
+    rows = [evaluated("A", 10.0), evaluated("B", 20.0), distilled("A", 0, 1, 30), distilled("B", 0, 5, 7)]
+    rows += [distilled("B", 0, 8, 1)]  # a second part
+    found = spots(rows, [timed("A", 0.5), timed("B", 2.0)])
+    assert found.timed
+    assert [*found.panels.values()] == [[Spot("A", (1, 5, 10), None), Spot("B", (8, 40, 20), None)]]
+    for some in ([timed("A", 0.5)], [timed("A", 0.5), timed("B", 2.0, "Another")]):
+        assert spots(rows, some) == spots(rows)
+        assert not spots(rows).timed
+
+
 def test_costs_of_two_devices_are_never_compared():
     rows = [evaluated("A", 10.0), evaluated("B", 20.0), evaluated("C", 30.0)]
     rows += [distilled("A", 0, 1, 30), distilled("A", 1, 3, 50), distilled("A", 2, 5, 99, "Another")]

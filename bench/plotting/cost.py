@@ -261,13 +261,15 @@ def cost_accuracy(spec: FigureSpec, results: Results, note: str, file: Path) -> 
 
     The arguments and what is returned are those of :func:`memory`; a panel pair for each dataset and IPC.
     """
-    shown = spots(results.rows.values())
+    shown = spots(results.rows.values(), results.measures.rows.values())
     if not shown.panels:
         return False
     note += (
         " Accuracy: mean over the networks named above, which all sets have, and over seeds. An arrow leads "
-        "from a method (hollow) to the same with MetaDD (filled). Seconds of distilling the fastest set, "
-        f"without what is trained beforehand, of those made on {shown.device}; MiB {shown.measure}."
+        "from a method (hollow) to the same with MetaDD (filled). Seconds without what is trained "
+        "beforehand, "
+        + ("the median of some updates times those of a set, " if shown.timed else "of the fastest set, ")
+        + f"on {shown.device}; MiB {shown.measure}."
     )
     with style():
         figure = _figure(_HEAD_AND_NOTE + 2.9 * len(shown.panels))

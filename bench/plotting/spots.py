@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from bench.tabulating import overhead
 from bench.tabulating.accuracy import frame
 
 _MIB = 2**20
@@ -35,22 +36,30 @@ class Spots:
         panels: by title, which names the networks of the accuracy.
         device: whose seconds are shown: the model that most sets were made on.
         measure: what the MiB are of.
+        timed: whether the seconds are of updates that were measured by themselves.
 
     """
 
     panels: Mapping[str, list[Spot]]
     device: str
     measure: str
+    timed: bool = False
 
 
-def spots(rows: Iterable[Mapping[str, Any]]) -> Spots:
+def spots(rows: Iterable[Mapping[str, Any]], measures: Iterable[Mapping[str, Any]] = ()) -> Spots:
     """The spots of sets that have an accuracy and a cost.
 
     Accuracies of a panel are means over the same networks: those that all of its methods have. Seconds of two
-    devices are not compared, nor a CPU's count with a GPU's peak: of each there is what most sets have.
+    devices are not compared, nor a CPU's count with a GPU's peak: of each there is what most sets have. Where
+    all methods have measures of that device, the seconds are the median of an update times the updates of a
+    set; else those of the fastest seed, because others may have shared their machine.
     """
     rows = list(rows)
     evaluated, (costs, device, kind) = frame(rows), _costs(rows)
+    per_update = _per_update(measures, device)
+    if timed := bool(costs) and costs.keys() <= per_update.keys():
+        updates = _updates(rows)
+        costs = {name: (mib, per_update[name] * updates[name]) for name, (mib, _) in costs.items()}
     panels: dict[str, list[Spot]] = {}
     if evaluated.empty:
         return Spots(panels, device, "")
@@ -69,19 +78,17 @@ def spots(rows: Iterable[Mapping[str, Any]]) -> Spots:
         ]
         if len(panel) > 1:
             panels[f"{dataset}, IPC {ipc}: {', '.join(common)}"] = panel
-    return Spots(panels, device, _MEASURES.get(kind, ""))
+    return Spots(panels, device, _MEASURES.get(kind, ""), timed)
 
 
-_Costs = dict[tuple[Any, ...], tuple[float | None, float | None]]
+#: By dataset, IPC and method.
+_Name = tuple[Any, ...]
+_Costs = dict[_Name, tuple[float | None, float | None]]
 
 
-def _costs(rows: Iterable[Mapping[str, Any]]) -> tuple[_Costs, str, str]:
-    """MiB of the largest part (mean over seeds) and seconds of all parts, by dataset, IPC and method.
-
-    The seconds are those of the fastest seed: others may have shared their machine. And the model and the
-    kind of device that most sets were made on.
-    """
-    sets: dict[tuple[Any, ...], dict[int, list[Mapping[str, Any]]]] = {}
+def _sets(rows: Iterable[Mapping[str, Any]]) -> dict[_Name, dict[int, list[Mapping[str, Any]]]]:
+    """The rows of the parts of each set that updates made, by seed."""
+    sets: dict[_Name, dict[int, list[Mapping[str, Any]]]] = {}
     for row in rows:
         if row["current"] and row["cell"]["kind"] == "distil" and row["cost"]["updates"]:
             for tags in (row["tags"], *row.get("also", ())):
@@ -89,6 +96,32 @@ def _costs(rows: Iterable[Mapping[str, Any]]) -> tuple[_Costs, str, str]:
                 parts = sets.setdefault(name, {}).setdefault(tags["seed"], [])
                 if row not in parts:  # evaluated by several recipes
                     parts.append(row)
+    return sets
+
+
+def _updates(rows: Iterable[Mapping[str, Any]]) -> dict[_Name, int]:
+    """The updates of a set: as many for every seed."""
+    return {
+        name: sum(row["cost"]["updates"] for row in next(iter(seeds.values())))
+        for name, seeds in _sets(rows).items()
+    }
+
+
+def _per_update(measures: Iterable[Mapping[str, Any]], device: str) -> dict[_Name, float]:
+    """Seconds of an update as measured by itself on a device of this model."""
+    data = overhead.measured(measures)
+    if data.empty:
+        return {}
+    there = data[(data["how"] == "run") & (data["device"] == device) & data["seconds"].notna()]
+    return {(row["dataset"], row["ipc"], row["method"]): row["seconds"] for _, row in there.iterrows()}
+
+
+def _costs(rows: Iterable[Mapping[str, Any]]) -> tuple[_Costs, str, str]:
+    """MiB of the largest part (mean over seeds) and seconds of all parts, of the fastest seed.
+
+    And the model and the kind of device that most sets were made on.
+    """
+    sets = _sets(rows)
     made = [parts[0]["provenance"] for seeds in sets.values() for parts in seeds.values()]
     ((device, _),) = Counter(each["device"] for each in made).most_common(1) or [("", 0)]
     ((kind, _),) = Counter(each["device_kind"] for each in made).most_common(1) or [("", 0)]
