@@ -206,8 +206,9 @@ def _notes(under: Iterable[str]) -> tuple[str, ...]:
 def _gpu_note(gpus: Sequence[str]) -> str:
     where = f" ({', '.join(gpus)})" if gpus else ""
     return (
-        f"“{_FROM}” says where a row's numbers come from, but for those of a GPU. “(GPU)”: the peak of what "
-        f"PyTorch allocated on a GPU{where}, and behind × over the estimate as on a GPU, where there is one."
+        f"“{_FROM}” says where a row's numbers come from, but for those of a GPU; an estimate or a measure "
+        f"is of one set: (1). “(GPU)”: the peak of what PyTorch allocated on a GPU{where}, and behind × over "
+        "the estimate as on a GPU, where there is one."
     )
 
 

@@ -212,8 +212,8 @@ def _note(gpus: Iterable[str]) -> str:
     return (
         "Mean (n) over n distillation seeds. Differences are from the same seeds of the method alone, in "
         "seconds and in % of alone. “From” says where an update's time comes from: `measured` is the median "
-        "of a few updates in a process of their own, `runs` the mean of all updates of a run, by the clock: "
-        "what else the machine did then counts too. A set's is of "
+        "of a few updates of one set in a process of their own: (1), `runs` the mean of all updates of a "
+        "run, by the clock: what else the machine did then counts too. A set's is of "
         f"runs, or, behind {_ABOUT.strip()}, extrapolated: medians times updates. “(GPU)”: seconds per "
         f"update on a GPU{there}. “not measured” is not 0."
     )
