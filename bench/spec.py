@@ -205,6 +205,7 @@ class TableSpec(_Strict):
     only: Annotated[dict[Tag, Selected], Field(min_length=1)] | None = Field(
         None, description="the rows that it is about, by their tags; all by default"
     )
+    means: bool = Field(False, description="print the means over networks alone, no column for each")
 
     def is_about(self, tags: Mapping[Any, Any]) -> bool:
         """Whether a row with these tags is in the table."""
@@ -217,12 +218,16 @@ class TableSpec(_Strict):
                 raise ValueError(f"only: a table of kind `{self.kind}` is about all rows")
             if "columns" in self.model_fields_set:
                 raise ValueError(f"columns: a table of kind `{self.kind}` has its own")
+            if self.means:
+                raise ValueError(f"means: a table of kind `{self.kind}` has its own columns")
             if self.primary is not None:
                 raise ValueError(f"primary: differences in a table of kind `{self.kind}` are not tested")
             if training := {"recipe", "network"}.intersection(self.rows):
                 raise ValueError(
                     f"rows: `{self.kind}` is about sets and not about training, so it has no {min(training)}"
                 )
+        if self.means and self.columns != "network":
+            raise ValueError(f"means: they are over networks, and the columns are {self.columns}")
         if self.columns in self.rows:
             raise ValueError(f"rows: {self.columns} is what the columns are")
         if any(getattr(each, self.columns, None) is not None for each in self.primary or ()):

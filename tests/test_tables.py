@@ -362,6 +362,18 @@ def suite(title, note=""):
     )
 
 
+def test_means_alone_are_those_of_the_whole_table_and_rows_without_one_are_left_out():
+    rows = [row(10.0), row(20.0, network="vgg11"), row(30.0, method="DC")]
+    whole, means = made(rows), made(rows, SPEC.model_copy(update={"means": True}))
+    assert (whole.columns, means.columns) == (("convnet", "vgg11", "mean"), ("mean",))
+    assert [(each.about, each.cells["mean"].summary.mean) for each in means.rows] == [
+        (whole.rows[0].about, 15.0)
+    ]
+    for wrong in ({"columns": "ipc", "rows": ["method"]}, {"kind": "memory"}):
+        with pytest.raises(ValueError, match="means: "):
+            TableSpec(**{"title": "x", "kind": "accuracy", "rows": ["method"], "means": True, **wrong})
+
+
 def test_the_header_says_what_is_reduced_before_the_rows():
     header = suite_header("smoke", suite("digits", "Reduced: much. "))
     assert header == ("Suite `smoke`: digits. Protocol: common.", "Reduced: much.")

@@ -70,7 +70,8 @@ def accuracy_table(
     networks, and some rows have a plug-in, also the means over those networks that took part in distilling
     with one, and over the others. Below each row with a plug-in stands what this changes: the difference from
     the same seeds without it, paired. The primary ones are tested (see :mod:`bench.tabulating.verdicts`).
-    Below these stand the ``published`` numbers, and what ours differ by.
+    Below these stand the ``published`` numbers, and what ours differ by. With ``spec.means`` the means alone
+    are printed, of the rows that have one.
     """
     if spec.only is not None:
         evaluations = evaluations[[spec.is_about(row) for row in evaluations.to_dict("records")]]
@@ -109,9 +110,15 @@ def accuracy_table(
     names = tuple(NAMES[tag] for tag in by)
     # Over images per class a mean says nothing by itself; a comparison may be tested on it.
     averages = (_MEAN,) if spec.columns == "network" or spec.primary != [] else ()
-    shown_columns = (*columns, *averages, *(_ROLES if roles else ()))
+    shown_columns = (*([] if spec.means else columns), *averages, *(_ROLES if roles else ()))
     tested = [each for each in _TESTED if each in shown_columns]
     judged, tests = verdicts.judged(rows, changed, tested, spec.primary)
+    if spec.means:  # a row that lacks a network has none
+        judged = tuple(
+            row
+            for row in judged
+            if any(row.cells[each].summary for each in shown_columns if each in row.cells)
+        )
     notes = (
         _explanation(rows, data, by, bool(averages)),
         *_roles_note(roles),
