@@ -102,7 +102,6 @@ def test_ten_classes_at_once_are_class_after_class(data, capsys, method, ipc, ne
             + ", ".join(f"{side} {ratio:.2f}x" for side, ratio in by_side.items())
             + f"; {peaks[0]:.0f} and {peaks[1]:.0f} MiB over the rest"
         )
-    assert all(ratio > 0 for ratio in ratios)
 
 
 @pytest.mark.parametrize("chunk", [10])
