@@ -308,6 +308,11 @@ class Method(ABC, Generic[S]):
             Unsuitable: an artifact or the network is none that it can work with.
         """
 
+    @property
+    def fallback(self) -> str | None:
+        """After :meth:`begin`, what it does in place of a setting that cannot be had, in words for a row."""
+        return None
+
     def initial(self, tools: Tools) -> Tensor:
         """The images to start from, [N, 3, H, W] in the pixel space: random real ones.
 

@@ -89,6 +89,12 @@ class DC(Method[DCSettings]):
             self._one_by_one = refused(network, self.task.size)
             network.train()
 
+    @property
+    def fallback(self) -> str | None:
+        """That classes go one by one."""
+        text = "classes one by one: torch.func cannot take several through the network"
+        return text if self._one_by_one else None
+
     def optimisers(self, params: Mapping[str, Tensor]) -> Optimisers:
         """SGD with momentum on whatever makes the images."""
         sgd = torch.optim.SGD(list(params.values()), lr=self.settings.lr_img, momentum=self.settings.momentum)

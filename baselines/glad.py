@@ -104,6 +104,11 @@ class GLaD(Method[GLaDSettings[Any]]):
         """Those of the inner method."""
         return self.inner.extras()
 
+    @property
+    def fallback(self) -> str | None:
+        """That of the inner method."""
+        return self.inner.fallback
+
     def trouble(self, extras: Mapping[str, float]) -> str | None:
         """What the inner method finds wrong with its extras."""
         return self.inner.trouble(extras)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
+from memory_of_updates import given
 from small import cell, dataset
 from test_dc import Lent, iterate, lent, network_of, randn
 from torch import nn
@@ -12,6 +13,7 @@ from baselines.classes import differentiable_gradients, gradients, layer_norm
 from baselines.dc import DISTANCES, mean_gradient
 from bench.arithmetic import Arithmetic
 from bench.device import computing
+from bench.stages import Context, distill
 from bench.stages.distill import Distillation
 
 pytestmark = pytest.mark.usefixtures("one_thread", "quick_collections")
@@ -168,3 +170,16 @@ def test_in_another_arithmetic_they_go_one_by_one(together, arithmetic):
     assert together == []
     assert chunked[0] == alone[0]
     assert torch.equal(chunked[1], alone[1])
+
+
+@pytest.mark.parametrize(("chunk", "says"), [(4, True), (1, False)])
+def test_what_goes_one_by_one_says_so_in_its_row(tmp_path, chunk, says):
+    data = dataset(classes=2)
+    settings = {"chunk": chunk, "batch_real": 4}
+    made = cell(data, "dc", network="convnet@w8", iterations=1, **settings)
+    inside = cell(data, "glad(dc)", network="convnet@w8", iterations=1, inner=settings, generator="random")
+    with computing(CPU, Arithmetic(channels_last=True)):
+        cost = distill.run(made, Context(data, CPU, {}, tmp_path, tmp_path / "partial")).cost
+        glad = Distillation(inside, data, CPU, given(data, inside, CPU)).method
+    assert ("one by one" in cost.get("fallback", "")) == says
+    assert glad.fallback == cost.get("fallback")

@@ -242,6 +242,8 @@ def run(cell: DistilCell, context: Context) -> Outcome:
     cost: dict[str, Any] = {"seconds": time.monotonic() - started, "updates": updates, **memory}
     if updates:
         cost |= {"seconds_per_update": job.record.seconds / updates, **devices.peak(context.device)}
+    if job.method.fallback is not None:
+        cost["fallback"] = job.method.fallback
     return Outcome(job.result(), cost)
 
 
