@@ -102,7 +102,7 @@ class Measuring:
         return estimated(self.plan, self._identities, self._only, self._device, limit, self if save else None)
 
     def known(self, cell: DistilCell) -> dict[Holder, int] | None:
-        """A cell's bytes by holder, where its estimate is in the store (:class:`.estimate.Keeper`)."""
+        """Its bytes by holder, where the store has them (:class:`bench.measuring.estimate.Keeper`)."""
         self._clock = time.monotonic()
         measured = self.wanted.of(cell)
         row = self._kept(measured) if measured else None

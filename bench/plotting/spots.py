@@ -55,11 +55,11 @@ def spots(rows: Iterable[Mapping[str, Any]], measures: Iterable[Mapping[str, Any
     set; else those of the fastest seed, because others may have shared their machine.
     """
     rows = list(rows)
-    evaluated, (costs, device, kind) = frame(rows), _costs(rows)
+    evaluated, sets = frame(rows), _sets(rows)
+    costs, device, kind = _costs(sets)
     per_update = _per_update(measures, device)
     if timed := bool(costs) and costs.keys() <= per_update.keys():
-        updates = _updates(rows)
-        costs = {name: (mib, per_update[name] * updates[name]) for name, (mib, _) in costs.items()}
+        costs = {name: (mib, per_update[name] * _updates(sets[name])) for name, (mib, _) in costs.items()}
     panels: dict[str, list[Spot]] = {}
     if evaluated.empty:
         return Spots(panels, device, "")
@@ -84,11 +84,13 @@ def spots(rows: Iterable[Mapping[str, Any]], measures: Iterable[Mapping[str, Any
 #: By dataset, IPC and method.
 _Name = tuple[Any, ...]
 _Costs = dict[_Name, tuple[float | None, float | None]]
+#: The rows of the parts of a set, by seed.
+_Seeds = dict[int, list[Mapping[str, Any]]]
 
 
-def _sets(rows: Iterable[Mapping[str, Any]]) -> dict[_Name, dict[int, list[Mapping[str, Any]]]]:
-    """The rows of the parts of each set that updates made, by seed."""
-    sets: dict[_Name, dict[int, list[Mapping[str, Any]]]] = {}
+def _sets(rows: Iterable[Mapping[str, Any]]) -> dict[_Name, _Seeds]:
+    """The sets that updates made."""
+    sets: dict[_Name, _Seeds] = {}
     for row in rows:
         if row["current"] and row["cell"]["kind"] == "distil" and row["cost"]["updates"]:
             for tags in (row["tags"], *row.get("also", ())):
@@ -99,12 +101,9 @@ def _sets(rows: Iterable[Mapping[str, Any]]) -> dict[_Name, dict[int, list[Mappi
     return sets
 
 
-def _updates(rows: Iterable[Mapping[str, Any]]) -> dict[_Name, int]:
+def _updates(seeds: _Seeds) -> int:
     """The updates of a set: as many for every seed."""
-    return {
-        name: sum(row["cost"]["updates"] for row in next(iter(seeds.values())))
-        for name, seeds in _sets(rows).items()
-    }
+    return sum(row["cost"]["updates"] for row in next(iter(seeds.values())))
 
 
 def _per_update(measures: Iterable[Mapping[str, Any]], device: str) -> dict[_Name, float]:
@@ -116,12 +115,11 @@ def _per_update(measures: Iterable[Mapping[str, Any]], device: str) -> dict[_Nam
     return {(row["dataset"], row["ipc"], row["method"]): row["seconds"] for _, row in there.iterrows()}
 
 
-def _costs(rows: Iterable[Mapping[str, Any]]) -> tuple[_Costs, str, str]:
+def _costs(sets: Mapping[_Name, _Seeds]) -> tuple[_Costs, str, str]:
     """MiB of the largest part (mean over seeds) and seconds of all parts, of the fastest seed.
 
     And the model and the kind of device that most sets were made on.
     """
-    sets = _sets(rows)
     made = [parts[0]["provenance"] for seeds in sets.values() for parts in seeds.values()]
     ((device, _),) = Counter(each["device"] for each in made).most_common(1) or [("", 0)]
     ((kind, _),) = Counter(each["device_kind"] for each in made).most_common(1) or [("", 0)]
