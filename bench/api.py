@@ -92,6 +92,7 @@ def run(
     fit_check: bool = True,
     jobs: int = 1,
     together: int = 1,
+    graphs: bool = False,
 ) -> Report:
     """Make the suite's missing cells, then write its rows, tables and figures to its results folder.
 
@@ -109,6 +110,7 @@ def run(
         jobs: processes that make cells side by side, with this one's threads among them.
         together: evaluation networks of one set that are trained at once, at most. Results then differ from
             those of one by one in the last bits of a sum, and their rows say so.
+        graphs: whether evaluation networks are trained by CUDA graphs, on a GPU.
 
     Raises:
         UserError: something is misspelt, missing, damaged or impossible.
@@ -123,13 +125,17 @@ def run(
     watcher = watcher or Silent()
     if missing:
         from bench import runner
-        from bench.device import choose, memory_of
+        from bench.device import choose, has_graphs, memory_of
         from bench.jobs import beside as jobs_beside
 
         chosen = choose(device)
         if limit is None and fit_check:
             limit = memory_of(chosen)
-        options = runner.Options(data_dir, chosen, command, time_limit, checkpoint_every, limit, together)
+        if graphs and not has_graphs(chosen):
+            raise UserError(f"--cuda-graphs: a {chosen.type} has none; leave it out, or run --device cuda")
+        options = runner.Options(
+            data_dir, chosen, command, time_limit, checkpoint_every, limit, together, graphs
+        )
         with jobs_beside(jobs - 1, opened.plan, opened.store, options, opened.method_paths):
             report = runner.run(opened.plan, opened.store, options, watcher)
         if jobs > 1:  # what the others made is no hit

@@ -98,6 +98,11 @@ def describe(device: torch.device) -> str:
     return next(models, platform.processor() or platform.machine())
 
 
+def has_graphs(device: torch.device) -> bool:
+    """Whether work can be taken down once and started as a whole (:mod:`bench.training.graphs`)."""
+    return device.type == "cuda"
+
+
 def reset_peak(device: torch.device) -> None:
     """Let the next :func:`peak` begin at what is allocated now; nothing on a CPU."""
     if device.type == "cuda":

@@ -43,6 +43,8 @@ class Options:
     memory: int | None = None
     #: How many evaluation networks are trained at once at most; that moves the last bits of a result.
     together: int = 1
+    #: Whether they are trained by CUDA graphs.
+    graphs: bool = False
 
 
 def run(plan: Plan, store: Store, options: Options, watcher: Watcher) -> Report:
@@ -219,6 +221,7 @@ class _Walk:
                 files=self.plan.files,
                 checkpoint_every=options.checkpoint_every,
                 deadline=self.deadline,
+                graphs=options.graphs,
                 progress=self.watcher.cell(item),
             )
 

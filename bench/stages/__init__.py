@@ -37,6 +37,8 @@ class Context:
     checkpoint_every: float = 30.0
     #: On the clock of :func:`time.monotonic`; None is no limit.
     deadline: float | None = None
+    #: Whether evaluation networks are trained by CUDA graphs.
+    graphs: bool = False
     #: Called with (done, total) steps.
     progress: Callable[[int, int], None] = lambda done, total: None
     _saved_at: float = field(default_factory=time.monotonic)

@@ -59,6 +59,8 @@ def train_and_test(cell: EvaluateCell, images: DistilledSet | None, context: Con
     memory = lesson.live_bytes(lambda: lesson.training(cell))
     devices.reset_peak(context.device)
     training = lesson.training(cell)
+    if context.graphs:
+        training.graph()
     recipe, before = lesson.recipe, 1
     if state := checkpoint.load(context.partial, context.device):
         training.take_up(state)
@@ -73,12 +75,21 @@ def train_and_test(cell: EvaluateCell, images: DistilledSet | None, context: Con
             context.between_steps(lambda: {**training.state(), **trained_with(before)})
     result = lesson.test(training)
     seconds = time.monotonic() - started
-    return Outcome(result, lesson.cost(training, seconds, before) | memory | devices.peak(context.device))
+    cost = lesson.cost(training, seconds, before) | graphs_of(training) | memory
+    return Outcome(result, cost | devices.peak(context.device))
 
 
 def trained_with(together: int) -> dict[str, int]:
     """What a checkpoint and a cost say of a network that was trained with others; nothing of one alone."""
     return {TOGETHER: together} if together > 1 else {}
+
+
+def graphs_of(training: Training | Ensemble) -> dict[str, Any]:
+    """What a cost says of CUDA graphs: that it was them, or why not; nothing where nobody asked for them."""
+    if training.graphed is None:
+        return {}
+    refusal = training.graphed.refusal
+    return {"graphs": True} if refusal is None else {"no_graphs": refusal}
 
 
 class Lesson:

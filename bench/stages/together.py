@@ -12,7 +12,7 @@ from bench import device as devices
 from bench.cells import EvaluateCell
 from bench.errors import CellFailure
 from bench.stages import Context, Outcome, checkpoint
-from bench.stages.evaluate import TOGETHER, Lesson, set_of, trained_with
+from bench.stages.evaluate import TOGETHER, Lesson, graphs_of, set_of, trained_with
 from bench.training.ensembles import Ensemble
 
 
@@ -49,6 +49,8 @@ def run(cells: Sequence[EvaluateCell], contexts: Sequence[Context]) -> list[Outc
     memory = lesson.live_bytes(lambda: fresh(len(cells)))
     devices.reset_peak(context.device)
     ensemble, together = _taken_up(lesson, cells, contexts)
+    if context.graphs:
+        ensemble.graph()
     failed: dict[int, CellFailure] = {}
     epochs = lesson.recipe.epochs
 
@@ -69,7 +71,7 @@ def run(cells: Sequence[EvaluateCell], contexts: Sequence[Context]) -> list[Outc
     members = list(enumerate(ensemble.members))
     results = {number: lesson.test(training) for number, training in members if number not in failed}
     seconds = (time.monotonic() - started) / len(cells)
-    memory |= devices.peak(context.device)
+    memory |= graphs_of(ensemble) | devices.peak(context.device)
     costs = [lesson.cost(training, seconds, together) | memory for _, training in members]
     return [failed.get(number) or Outcome(results[number], costs[number]) for number, _ in members]
 

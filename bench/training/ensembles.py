@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from bench.training.graphs import Graphed
 from bench.training.loop import Training
 from bench.training.optimise import for_epoch, optimiser
 
@@ -47,6 +48,12 @@ class Ensemble:
                 tensor.data = stacked.detach()[number]
         self._optimiser = optimiser(self.recipe, self._leaves, first.lr)
         self._optimiser.load_state_dict(_joined([each.state()["optimiser"] for each in trainings]))
+        #: As of :class:`Training`.
+        self.graphed: Graphed | None = None
+
+    def graph(self) -> None:
+        """As of :class:`Training`."""
+        self.graphed = Graphed(self._logits, self._leaves, self.buffers.values())
 
     def try_one_step(self) -> None:
         """Take a step that moves the weights, to see whether it can be taken; for an ensemble to be dropped.
@@ -60,13 +67,10 @@ class Ensemble:
     def steps(self) -> Iterator[Tensor]:
         """The steps of the next epoch, one at a time; gives the losses [K] before each."""
         self.network.train()
-        lr = self.members[0].lr
+        lr, forward = self.members[0].lr, self.graphed or self._logits
         self._optimiser = for_epoch(self._optimiser, self.recipe, self.epochs_done, self._leaves, lr)
         for images, labels in self._batches():
-            # The one form of attention that can be stacked.
-            with sdpa_kernel(SDPBackend.MATH):
-                logits = vmap(self._forward)(self.parameters, self.buffers, images)
-            each_loss = self._losses(logits, labels)
+            each_loss = self._losses(forward(images), labels)
             self._optimiser.zero_grad()
             each_loss.sum().backward()
             self._optimiser.step()
@@ -108,6 +112,12 @@ class Ensemble:
     def _leaves(self) -> list[nn.Parameter]:
         leaves: list[Any] = list(self.parameters.values())
         return leaves
+
+    def _logits(self, images: Tensor) -> Tensor:
+        """Logits [K, n, C] of the networks' own images [K, n, 3, H, W]."""
+        with sdpa_kernel(SDPBackend.MATH):  # the one form of attention that can be stacked
+            logits: Tensor = vmap(self._forward)(self.parameters, self.buffers, images)
+        return logits
 
     def _forward(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], images: Tensor) -> Tensor:
         logits: Tensor = functional_call(self.members[0].network, (parameters, buffers), (images,))

@@ -16,6 +16,7 @@ from bench import seeds
 from bench.errors import CellFailure
 from bench.real import RealImages
 from bench.training.batches import Augmentation, TrainingSet, batches, lone_image_joined
+from bench.training.graphs import Graphed
 from bench.training.optimise import Average, for_epoch, optimiser
 from bench.training.recipes import AveragedRecipe, Recipe, SoftRecipe
 from bench.training.softlabels import SoftLabels, soft_loss
@@ -64,6 +65,12 @@ class Training:
         self._joins = _joins(network, data, recipe.batch)
         self._optimiser = optimiser(recipe, network.parameters(), lr)
         self._average = Average(network, recipe.ema) if isinstance(recipe, AveragedRecipe) else None
+        #: The forward in training, once :meth:`graph` was asked for.
+        self.graphed: Graphed | None = None
+
+    def graph(self) -> None:
+        """From now on, start forward and backward as CUDA graphs where that can be done."""
+        self.graphed = Graphed(self.network, self.network.parameters(), self.network.buffers())
 
     @property
     def tested(self) -> nn.Module:
@@ -92,11 +99,11 @@ class Training:
     def steps(self) -> Iterator[None]:
         """The steps of the next epoch, one at a time."""
         self.network.train()
-        parameters = self.network.parameters()
+        parameters, forward = self.network.parameters(), self.graphed or self.network
         self._optimiser = for_epoch(self._optimiser, self.recipe, self.epochs_done, parameters, self.lr)
         with seeds.forked("dropout", *self._stream, self.epochs_done):
             for images, labels in self.batches():
-                loss = self.loss(self.network(images), labels)
+                loss = self.loss(forward(images), labels)
                 self._optimiser.zero_grad()
                 loss.backward()
                 self._optimiser.step()

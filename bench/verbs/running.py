@@ -45,6 +45,9 @@ def run(
     evaluate_together: Annotated[
         int, typer.Option(min=1, help="evaluation networks of one set trained at once, at most")
     ] = 1,
+    cuda_graphs: Annotated[
+        bool, typer.Option("--cuda-graphs", help="train evaluation networks by CUDA graphs")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="print the cells and what is there; run nothing")
     ] = False,
@@ -68,11 +71,12 @@ def run(
             time_limit=time_limit,
             checkpoint_every=checkpoint_every,
             watcher=watching,
-            command=_command(suite, device, only, evaluate_together),
+            command=_command(suite, device, only, evaluate_together, cuda_graphs),
             memory=memory,
             fit_check=not no_fit_check,
             jobs=jobs,
             together=evaluate_together,
+            graphs=cuda_graphs,
         )
     for name in opened.spec.suites[suite].tables:
         typer.echo((opened.results.folder / "tables" / f"{name}.md").read_text(encoding="utf-8"))
@@ -103,7 +107,7 @@ def status(
         typer.echo(f"failed: {printing.describe(opened, key)}: {reason}")
 
 
-def _command(suite: str, device: DeviceName, only: list[str] | None, together: int) -> str:
+def _command(suite: str, device: DeviceName, only: list[str] | None, together: int, graphs: bool) -> str:
     """What was asked for, without the paths of this machine."""
     parts = [
         "metadd-bench run",
@@ -111,5 +115,6 @@ def _command(suite: str, device: DeviceName, only: list[str] | None, together: i
         f"--device {device.value}",
         *(f"--only {text}" for text in only or []),
         *([f"--evaluate-together {together}"] if together > 1 else []),
+        *(["--cuda-graphs"] if graphs else []),
     ]
     return " ".join(parts)
