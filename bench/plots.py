@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bench.errors import UserError, near
 from bench.results import Results
-from bench.spec import Spec
+from bench.spec import Spec, find_suite
 
 
 def plot(spec: Spec, suite: str, results: Results, name: str, file: Path) -> bool:
@@ -23,7 +23,8 @@ def plot(spec: Spec, suite: str, results: Results, name: str, file: Path) -> boo
     if asked.kind in accuracy.DRAW:
         from bench.tabulating.accuracy import frame
 
-        return accuracy.DRAW[asked.kind](asked, frame(results.rows.values()), note, file)
+        panel = find_suite(spec, suite).panel
+        return accuracy.DRAW[asked.kind](asked, frame(results.rows.values()), note, file, panel)
     if asked.kind in cost.DRAW:
         return cost.DRAW[asked.kind](asked, results, note, file)
     note += " First seed of each set; values clamped to [0, 1] for display."

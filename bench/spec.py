@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from bench.arithmetic import Precision
 from bench.errors import UserError, near
+from bench.networks.names import parse
 from bench.unions import with_unions
 from bench.validation import validated
 
@@ -181,6 +182,11 @@ class Suite(_Strict):
     primary: list[PrimaryOrText] | None = Field(
         None, max_length=MOST_PRIMARY, description="what its tables of accuracy test that declare nothing"
     )
+
+    @property
+    def panel(self) -> frozenset[str]:
+        """The networks that means of accuracy are over; blocks may have others besides."""
+        return frozenset(str(parse(name)) for name in self.evaluate.networks)
 
 
 class TableSpec(_Strict):

@@ -42,8 +42,8 @@ def _table(spec: Spec, suite: str, results: Results, name: str, header: Sequence
             return time.time_table(name, asked, rows, header, measures)
     if asked.primary is None:
         asked = asked.model_copy(update={"primary": spec.suites[suite].primary})
-    beside = _published(asked, find_suite(spec, suite))
-    return accuracy.accuracy_table(name, asked, accuracy.frame(rows), header, beside)
+    of = find_suite(spec, suite)
+    return accuracy.accuracy_table(name, asked, accuracy.frame(rows), header, _published(asked, of), of.panel)
 
 
 def _published(asked: TableSpec, suite: Suite) -> Beside | None:

@@ -14,7 +14,11 @@ from bench.tabulating.accuracy import frame
 def row(method, ipc, network, seed, accuracy, **tags):
     """A published row of an evaluation."""
     plain = {"dataset": "pets", "protocol": "common", "recipe": "short", "plugin": "none"}
-    plain |= {"distilled_on": "convnet", "seen": network == "convnet" and method != "Random"}
+    plain |= {
+        "evaluation_seed": 0,
+        "distilled_on": "convnet",
+        "seen": network == "convnet" and method != "Random",
+    }
     return {
         "key": f"{method} {ipc} {network} {seed}",
         "current": True,

@@ -120,7 +120,7 @@ def test_each_plug_in_is_compared_with_its_own_method_at_its_own_ipc():
 
 @pytest.mark.parametrize(
     "others",
-    [[], [{"method": "DC", "without": "DC"}], [{}, {"distilled_on": "vgg11"}], [{"protocol": "authors"}]],
+    [[], [{"method": "DC", "without": "DC"}], [{}, {"distilled_on": "resnet18"}], [{"protocol": "authors"}]],
     ids=["none", "another method", "which of two networks", "another protocol"],
 )
 def test_without_the_same_method_alone_there_is_no_difference(others):

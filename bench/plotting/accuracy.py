@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -75,7 +75,13 @@ class Rows:
     columns: tuple[str, ...]
 
 
-def accuracy_ipc(spec: FigureSpec, evaluations: pd.DataFrame, note: str, file: Path) -> bool:
+def accuracy_ipc(
+    spec: FigureSpec,
+    evaluations: pd.DataFrame,
+    note: str,
+    file: Path,
+    panel: Collection[str] | None = None,
+) -> bool:
     """Accuracy against images per class: a line per method, a panel per network or per mean over networks.
 
     Args:
@@ -83,13 +89,14 @@ def accuracy_ipc(spec: FigureSpec, evaluations: pd.DataFrame, note: str, file: P
         evaluations: from :func:`bench.tables.frame`.
         note: what stands below.
         file: where to (png, svg or pdf).
+        panel: the networks that means are over (None: all).
 
     Returns:
         Whether there was anything to draw: a method with two IPCs.
     """
     found = [
         (f"{of.title}, {column}", *_lines(of, evaluations, column))
-        for of in _tables(spec, evaluations)
+        for of in _tables(spec, evaluations, panel)
         for column in of.columns
     ]
     shown = [panel for panel in found if panel[1]]
@@ -112,12 +119,18 @@ def accuracy_ipc(spec: FigureSpec, evaluations: pd.DataFrame, note: str, file: P
     return True
 
 
-def heatmap(spec: FigureSpec, evaluations: pd.DataFrame, note: str, file: Path) -> bool:
+def heatmap(
+    spec: FigureSpec,
+    evaluations: pd.DataFrame,
+    note: str,
+    file: Path,
+    panel: Collection[str] | None = None,
+) -> bool:
     """Accuracy of each method (rows) on each network (columns), as numbers on colours: a panel per IPC.
 
     The arguments and what is returned are those of :func:`accuracy_ipc`.
     """
-    shown = [of for each in _tables(spec, evaluations) for of in _by_ipc(each)]
+    shown = [of for each in _tables(spec, evaluations, panel) for of in _by_ipc(each)]
     if not shown:
         return False
     note += (
@@ -148,7 +161,7 @@ def heatmap(spec: FigureSpec, evaluations: pd.DataFrame, note: str, file: Path) 
     return True
 
 
-def _tables(spec: FigureSpec, evaluations: pd.DataFrame) -> list[Rows]:
+def _tables(spec: FigureSpec, evaluations: pd.DataFrame, panel: Collection[str] | None) -> list[Rows]:
     """The table of accuracy of each dataset, without its differences."""
     if evaluations.empty:
         return []
@@ -157,7 +170,7 @@ def _tables(spec: FigureSpec, evaluations: pd.DataFrame) -> list[Rows]:
     )
     found = []
     for dataset, data in evaluations.groupby("dataset", sort=False):
-        table = accuracy_table("", asked, data)
+        table = accuracy_table("", asked, data, panel=panel)
         networks = tuple(column for column in table.columns if column not in _MEANS)
         rows = [row for row in table.rows if not any(cell.difference for cell in row.cells.values())]
         columns = networks if spec.over == "networks" else tuple(c for c in table.columns if c in _MEANS)
@@ -339,7 +352,7 @@ class _Sheet:
 
 
 #: What draws each kind of figure.
-DRAW: Mapping[str, Callable[[FigureSpec, pd.DataFrame, str, Path], bool]] = {
+DRAW: Mapping[str, Callable[..., bool]] = {
     "accuracy-ipc": accuracy_ipc,
     "heatmap": heatmap,
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -31,6 +31,8 @@ _MEAN = "mean"
 _ROLES = ("seen", "unseen")
 #: The columns whose primary differences are tested, in this order.
 _TESTED = (_MEAN, "unseen")
+#: What is drawn anew for each network that is trained on a set.
+_DRAWN = ("seed", "evaluation_seed")
 #: What no paper's number is told apart by.
 _NO_PAPERS = ("protocol", "test_images")
 
@@ -43,13 +45,14 @@ def frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """
     flat = [
         {
-            **row["tags"],
+            **tags,
             "accuracy": row["result"]["accuracy"],
             "test_images": row["result"].get("test_images"),
             "key": row["key"],
         }
         for row in rows
         if row["current"] and row["cell"]["kind"] == "evaluate"
+        for tags in (row["tags"], *row.get("also", ()))
     ]
     found = pd.DataFrame(flat)
     # IPC is missing for the whole training set, which would make floats of the others.
@@ -62,16 +65,19 @@ def accuracy_table(
     evaluations: pd.DataFrame,
     header: Sequence[str] = (),
     published: Beside | None = None,
+    panel: Collection[str] | None = None,
 ) -> Table:
     """Test accuracy: mean ± standard deviation over distillation seeds.
 
     The networks trained on one set are averaged first, because the distillation seed is the unit of
     statistics. Behind the columns stands the mean over them, of the seeds that have them all; where they are
-    networks, and some rows have a plug-in, also the means over those networks that took part in distilling
-    with one, and over the others. Below each row with a plug-in stands what this changes: the difference from
-    the same seeds without it, paired. The primary ones are tested (see :mod:`bench.tabulating.verdicts`).
-    Below these stand the ``published`` numbers, and what ours differ by. With ``spec.means`` the means alone
-    are printed, of the rows that have one.
+    networks, over those of the ``panel`` (None: all), which every row should have, and where some rows have a
+    plug-in, also the means over those of them that took part in distilling with one, and over the others.
+
+    Below each row with a plug-in stands what this changes: the difference from the same seeds without it,
+    paired, from the networks trained on both sets alone. The primary ones are tested (see
+    :mod:`bench.tabulating.verdicts`). Below these stand the ``published`` numbers, and what ours differ by.
+    With ``spec.means`` the means alone are printed, of the rows that have one.
     """
     if spec.only is not None:
         evaluations = evaluations[[spec.is_about(row) for row in evaluations.to_dict("records")]]
@@ -79,7 +85,10 @@ def accuracy_table(
         return _nothing_of_ours(name, spec, header, published)
     data = evaluations.assign(column=evaluations[spec.columns].map(column_of))
     columns = list(data["column"].unique())
-    roles = _roles(data, columns) if spec.columns == "network" else {}
+    averaged = columns
+    if spec.columns == "network" and panel is not None:
+        averaged = [column for column in columns if column in panel] or columns
+    roles = _roles(data, averaged) if spec.columns == "network" else {}
     by = row_tags(spec, data)
     if published and published.columns:
         apart = row_tags(spec, pd.concat([data, published.tags()]))
@@ -89,16 +98,16 @@ def accuracy_table(
     changed, gaps = {}, 0
     for _, group in data.groupby(by, sort=False, dropna=False):
         first = group.iloc[0]
-        sets, over = _sets(group), {column: [column] for column in columns} | {_MEAN: columns}
+        sets, over = _sets(group), {column: [column] for column in columns} | {_MEAN: averaged}
         over |= roles.get((first["dataset"], first["ipc"]), {})
-        cells = {shown: _cell(sets, averaged) for shown, averaged in over.items()}
+        cells = {shown: _cell(sets, of) for shown, of in over.items()}
         if published:
             cells = published.marked({**first}, cells)
         rows.append(TableRow(tuple(text_of(first[tag]) for tag in by), cells))
-        shown = [cells[column].summary for column in columns]
-        gaps += sum(sets["seed"].nunique() - it.n for it in shown if it)
+        gaps += _gaps(group)
         if (plain := _without(data, group)) is not None:
-            changes = {shown: _cell(sets, averaged, plain) for shown, averaged in over.items()}
+            both = tuple(_sets(each) for each in _of_both(group, plain))
+            changes = {shown: _cell(both[0], of, both[1]) for shown, of in over.items()}
             change = {**first, "method": pairs.change_label(first)}
             changed[len(rows)] = first
             rows.append(TableRow(tuple(text_of(change[tag]) for tag in by), changes))
@@ -120,7 +129,9 @@ def accuracy_table(
             if any(row.cells[each].summary for each in shown_columns if each in row.cells)
         )
     notes = (
-        _explanation(rows, data, by, bool(averages)),
+        _explanation(
+            rows, data, by, [each for each in columns if each not in averaged] if averages else None
+        ),
         *_roles_note(roles),
         *tests,
         *_warnings(data, gaps),
@@ -172,11 +183,24 @@ def _sets(group: pd.DataFrame) -> pd.DataFrame:
     return sets.reset_index()
 
 
+def _gaps(group: pd.DataFrame) -> int:
+    """How many networks of a row are missing, of the seeds of either kind that it has elsewhere."""
+    each = group["seed"].nunique() * group["evaluation_seed"].nunique()
+    there = group.drop_duplicates(["column", *_DRAWN]).groupby("column").size()
+    return int((each - there).sum())
+
+
 def _without(data: pd.DataFrame, group: pd.DataFrame) -> pd.DataFrame | None:
-    """The sets of a row without its plug-in, of the columns where there are any."""
+    """The evaluations of a row without its plug-in, of the columns where there are any."""
     parts = [pairs.without(data, part.iloc[0]) for _, part in group.groupby("column", sort=False)]
     there = [part for part in parts if part is not None]
-    return _sets(pd.concat(there)) if there else None
+    return pd.concat(there) if there else None
+
+
+def _of_both(group: pd.DataFrame, plain: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Of two rows' evaluations those that both have: a network that one side lacks would be a difference."""
+    mine, theirs = (pd.MultiIndex.from_frame(each[["column", *_DRAWN]]) for each in (group, plain))
+    return group[mine.isin(theirs)], plain[theirs.isin(mine)]
 
 
 def _cell(sets: pd.DataFrame, columns: Sequence[str], plain: pd.DataFrame | None = None) -> TableCell:
@@ -213,7 +237,10 @@ def _by_seed(sets: pd.DataFrame, columns: Sequence[str]) -> dict[int, float]:
     return dict(zip(means.index.tolist(), means.tolist(), strict=True))
 
 
-def _explanation(rows: Sequence[TableRow], data: pd.DataFrame, by: Sequence[str], averages: bool) -> str:
+def _explanation(
+    rows: Sequence[TableRow], data: pd.DataFrame, by: Sequence[str], apart: Sequence[str] | None
+) -> str:
+    """What a number is; ``apart`` are the columns that are not in the mean (None: there is no mean)."""
     cells = [cell for row in rows for cell in row.cells.values() if cell.summary and cell.networks[1]]
     low, high = min(cell.networks[0] for cell in cells), max(cell.networks[1] for cell in cells)
     tested = sorted(data["test_images"].dropna().unique()) if "test_images" in data else []
@@ -224,8 +251,9 @@ def _explanation(rows: Sequence[TableRow], data: pd.DataFrame, by: Sequence[str]
         f"distillation seeds, each the mean of {range_of(low, high)} {what} trained on that seed's set. "
         "With n = 1 there is no ±. "
     )
-    if averages:
-        text += f"“{_MEAN}” is over the columns, of the seeds that have them all. "
+    if apart is not None:
+        but = f" but {', '.join(apart)}, which not all rows have," if apart else ","
+        text += f"“{_MEAN}” is over the columns{but} of the seeds that have them all. "
     text += f"{MISSING}: no result, or not applicable."
     if any(cell.seen for cell in cells):
         text += f" {SEEN}: seen, a network of this architecture took part in distilling."

@@ -11,7 +11,8 @@ NONE = "none"
 #: What a table says of its differences.
 NOTE = "“− without”: mean difference over the seeds that have both, with its 95% interval by Student's t."
 
-#: What a pair of rows has in common. Not what they were distilled on: a plug-in brings networks of its own.
+#: What a pair of rows has in common. What they were distilled on is another matter: a plug-in brings networks
+#: of its own to those of the method.
 _COMMON = ("dataset", "ipc", "protocol", "recipe", "network", "test_images", "role")
 
 
@@ -35,8 +36,8 @@ def _plain_name(name: str, plain: list[str]) -> str:
 def without(data: pd.DataFrame, row: pd.Series[Any]) -> pd.DataFrame | None:
     """The rows of ``data`` that are as this one but for its plug-in, of any seed.
 
-    None where the row has no plug-in, where there are none, and where they were distilled on several
-    networks: the plug-in's row does not say which of these it belongs to.
+    None where the row has no plug-in, where there are none, and where those of several networks would fit: it
+    does not say which of these it belongs to.
     """
     if row["plugin"] == NONE:
         return None
@@ -44,8 +45,14 @@ def without(data: pd.DataFrame, row: pd.Series[Any]) -> pd.DataFrame | None:
     for tag in _COMMON:
         if tag in data:
             same &= data[tag].isna() if pd.isna(row[tag]) else (data[tag] == row[tag]).fillna(False)
-    found = data[same]
+    mine = _networks(row["distilled_on"])
+    found = data[same & data["distilled_on"].map(lambda each: _networks(each) <= mine)]
     return found if found["distilled_on"].nunique(dropna=False) == 1 else None
+
+
+def _networks(distilled_on: Any) -> set[str]:
+    """The networks that took part in distilling a row."""
+    return set() if pd.isna(distilled_on) else set(str(distilled_on).split("+"))
 
 
 def plugin_label(row: pd.Series[Any]) -> str:
