@@ -105,7 +105,7 @@ def run(
         watcher: who is told how it goes.
         command: what the rows' provenance says was run.
         memory: a size such as ``24GiB``: what is estimated to take more is not distilled; by default what a
-            GPU has, and no limit on a CPU.
+            GPU has, an equal part for each of ``jobs``, and no limit on a CPU.
         fit_check: whether anything is estimated at all.
         jobs: processes that make cells side by side, with this one's threads among them.
         together: evaluation networks of one set that are trained at once, at most. Results then differ from
@@ -129,8 +129,8 @@ def run(
         from bench.jobs import beside as jobs_beside
 
         chosen = choose(device)
-        if limit is None and fit_check:
-            limit = memory_of(chosen)
+        if limit is None and fit_check and (whole := memory_of(chosen)) is not None:
+            limit = whole // jobs  # they share it
         if graphs and not has_graphs(chosen):
             raise UserError(f"--cuda-graphs: a {chosen.type} has none; leave it out, or run --device cuda")
         options = runner.Options(

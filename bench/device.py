@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench import memory
 from bench.arithmetic import REFERENCE, Arithmetic
@@ -252,6 +253,11 @@ def _set_deterministic(undo: ExitStack) -> None:
         torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled(), warn_only=warn
     )
     torch.use_deterministic_algorithms(True, warn_only=True)
+    # Other kernels of attention keep their order of sums to themselves where only a warning was asked for.
+    undo.enter_context(sdpa_kernel(SDPBackend.MATH))
+    # Some operators would warn in the first cell of a process alone.
+    undo.callback(torch.set_warn_always, torch.is_warn_always_enabled())
+    torch.set_warn_always(True)
 
 
 @contextmanager

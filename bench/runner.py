@@ -253,7 +253,12 @@ class OutOfMemory(CellFailure):
 
 
 #: What the driver and the libraries under PyTorch say, which has no exception of its own for it.
-_GPU_IS_FULL = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+_GPU_IS_FULL = (
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "unable to find an engine to execute this computation",  # no room for any plan's workspace
+)
 
 
 @contextlib.contextmanager

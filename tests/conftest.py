@@ -16,12 +16,19 @@ import pytest
 
 
 def pytest_runtest_setup(item):
-    """Tests marked ``gpu`` are skipped, and said to be, where there is none."""
+    """Tests marked ``gpu`` are skipped, and said to be, where there is none.
+
+    Before anything starts on a GPU cuBLAS is told to be deterministic, as the command line does: it asks once
+    in a process, and untold it would warn at every product.
+    """
     if item.get_closest_marker("gpu"):
         import torch
 
         if not torch.cuda.is_available():
             pytest.skip("no GPU")
+        from bench.device import choose
+
+        choose("cuda")
 
 
 @pytest.fixture(scope="session")

@@ -168,6 +168,10 @@ def flags():
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
         torch.utils.deterministic.fill_uninitialized_memory,
+        torch.is_warn_always_enabled(),
+        backends.cuda.math_sdp_enabled(),
+        backends.cuda.flash_sdp_enabled() or backends.cuda.mem_efficient_sdp_enabled(),
+        backends.cuda.cudnn_sdp_enabled(),
     )
 
 
@@ -175,7 +179,7 @@ def flags():
 def test_fp32_is_fp32_on_a_gpu(precision, set_to):
     before = flags()
     with contextlib.suppress(KeyError), computing(CUDA, Arithmetic(precision)):
-        assert flags() == (set_to,) * 3 + (True, False, True, True, False)
+        assert flags() == (set_to,) * 3 + (True, False, True, True, False, True, True, False, False)
         with computing(CUDA, Arithmetic("tf32" if precision == "fp32" else "fp32")):
             assert flags()[0] != set_to
         assert flags()[0] == set_to

@@ -6,24 +6,15 @@ import pytest
 import torch
 from small import cell, dataset
 
-from bench.device import choose, computing
+from bench.device import computing
 from bench.stages.distill import Distillation
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is visible to PyTorch"),
-]
+pytestmark = pytest.mark.gpu
 
 CUDA = torch.device("cuda")
 WARM_UP, PAIRS = 3, 10
 #: What is timed: the methods of DC, by what they go through.
 SIDES = {"real": "_real_gradient", "synthetic": "_match_classes"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def told_first():
-    """cuBLAS is told to be deterministic before it starts, as the command line does."""
-    choose("cuda")
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,7 @@ from bench.device import computing
 from bench.training.ensembles import Ensemble
 from bench.training.graphs import Graphed
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is visible to PyTorch"),
-]
+pytestmark = pytest.mark.gpu
 
 __all__ = ["digits"]  # a fixture
 
@@ -49,11 +46,29 @@ def test_graphs_train_as_operators_do(name, at_once, digits, capsys):
 def test_dropout_draws_anew_in_every_step():
     drop, images = torch.nn.Dropout(0.5), torch.ones(64, 3, 8, 8, device="cuda")
     weight = torch.nn.Parameter(torch.ones((), device="cuda"))
-    made = Graphed(lambda x: drop(x) * weight, [weight], [])
+    made = Graphed(lambda by, images: drop(images) * by["weight"], {"weight": weight}, [])
     first, second = (made(images).detach().clone() for _ in range(2))
     assert made.refusal is None
     assert not torch.equal(first, second)
     assert (first > 0).float().mean().item() == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("at_once", [False, True], ids=["one by one", "at once"])
+def test_a_last_batch_of_its_own_size_has_graphs_too(digits, at_once):
+    device, losses = torch.device("cuda"), []
+    for graphs in (False, True):
+        with computing(device):
+            members, _ = trainings("convnet", digits, device, per_class=30)  # 256 and 44 images
+            advanced = [Ensemble(members)] if at_once else members
+            if graphs:
+                for each in advanced:
+                    each.graph()
+            for _ in range(3):
+                for each in advanced:
+                    each.epoch()
+            losses.append(torch.stack([each.last_loss for each in members]))
+    assert all(each.graphed.refusal is None for each in advanced)
+    torch.testing.assert_close(losses[1], losses[0], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("together", [1, 3])

@@ -224,7 +224,7 @@ def run(cell: DistilCell, context: Context) -> Outcome:
     memory = _counted(cell, context, used)
     devices.reset_peak(context.device)
     job = Distillation(cell, context.dataset, context.device, used)
-    if state := checkpoint.load(context.partial, context.device):
+    if state := checkpoint.load(context.partial):
         job.take_up(state)
     job.look()
     while job.iterations_done < job.iterations:

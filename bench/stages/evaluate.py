@@ -22,7 +22,7 @@ from bench.real import RealImages
 from bench.sets import DistilledSet, stored
 from bench.stages import Context, Outcome, checkpoint
 from bench.stages.distill import COUNTED_UPDATES
-from bench.training import recipes
+from bench.training import graphs, recipes
 from bench.training.batches import Augmentation, RealSet, SyntheticSet, TrainingSet, training_space
 from bench.training.ensembles import Ensemble
 from bench.training.loop import Training, correct
@@ -57,12 +57,14 @@ def train_and_test(cell: EvaluateCell, images: DistilledSet | None, context: Con
     started = time.monotonic()
     lesson = Lesson(cell, images, context)
     memory = lesson.live_bytes(lambda: lesson.training(cell))
+    if context.graphs:
+        graphs.collect()
     devices.reset_peak(context.device)
     training = lesson.training(cell)
     if context.graphs:
         training.graph()
     recipe, before = lesson.recipe, 1
-    if state := checkpoint.load(context.partial, context.device):
+    if state := checkpoint.load(context.partial):
         training.take_up(state)
         before = state.get(TOGETHER, 1)
     while training.epochs_done < recipe.epochs:

@@ -23,7 +23,7 @@ from bench.data import parse
 from bench.errors import CellFailure
 from bench.memory import LiveBytes
 from bench.pixels import PixelSpace
-from bench.real import RealImages
+from bench.real import RealImages, place
 from bench.stages import Context, Outcome, checkpoint
 from bench.stages.distill import COUNTED_UPDATES
 
@@ -53,7 +53,7 @@ def run(cell: PretrainCell, context: Context) -> Outcome:
         memory["peak_live_bytes"] = count_live_bytes(cell, settings, context)
     devices.reset_peak(context.device)
     training = GeneratorTraining(cell, settings, context)
-    if state := checkpoint.load(context.partial, context.device):
+    if state := checkpoint.load(context.partial):
         training.take_up(state)
     while training.gan.steps_done < settings.steps:
         training.step()
@@ -97,7 +97,7 @@ class GeneratorTraining:
         clock = time.monotonic()
         rng = seeds.rng("generator training", self._number, self.gan.steps_done)
         chosen = rng.integers(len(self.real), size=self.gan.settings.batch)
-        labels = self.real.labels[torch.from_numpy(chosen).to(self.real.labels.device)]
+        labels = self.real.labels[place(torch.from_numpy(chosen), self.real.labels.device)]
         losses, done = self.gan.step(self.real.batch(chosen), labels, rng), self.gan.steps_done
         if done % _OBSERVE_EVERY == 0 or done == self.gan.settings.steps:
             for name, loss in losses.items():

@@ -55,7 +55,7 @@ def _network(cell: PretrainCell, context: Context) -> Outcome:
     devices.reset_peak(context.device)
     training, name = training_of(cell, context.dataset, pixels, context.device), cell.settings["network"]
     kept = [_vector(training.network)] if cell.what == "expert" else []
-    if state := checkpoint.load(context.partial, context.device):
+    if state := checkpoint.load(context.partial):
         training.take_up(state["training"])
         kept = list(state["kept"])
     epochs = training.recipe.epochs

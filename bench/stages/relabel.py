@@ -122,7 +122,7 @@ def run(cell: RelabelCell, context: Context) -> Outcome:
     teacher = artifacts.classifier(path, cell.dataset.classes, cell.dataset.size, device)
     devices.reset_peak(device)
     job = Relabelling(cell, images, teacher, dataset, device)
-    if state := checkpoint.load(context.partial, torch.device("cpu")):
+    if state := checkpoint.load(context.partial):
         job.take_up(state)
         del state
     while job.epochs_done < job.recipe.epochs:

@@ -13,6 +13,7 @@ from bench.cells import EvaluateCell
 from bench.errors import CellFailure
 from bench.stages import Context, Outcome, checkpoint
 from bench.stages.evaluate import TOGETHER, Lesson, graphs_of, set_of, trained_with
+from bench.training import graphs
 from bench.training.ensembles import Ensemble
 
 
@@ -47,6 +48,8 @@ def run(cells: Sequence[EvaluateCell], contexts: Sequence[Context]) -> list[Outc
     except (RuntimeError, TypeError, ValueError) as problem:
         raise Refused(str(problem).partition("\n")[0]) from None
     memory = lesson.live_bytes(lambda: fresh(len(cells)))
+    if context.graphs:
+        graphs.collect()
     devices.reset_peak(context.device)
     ensemble, together = _taken_up(lesson, cells, contexts)
     if context.graphs:
@@ -89,7 +92,7 @@ def _taken_up(
     trainings, together = [], len(cells)
     for cell, context in zip(cells, contexts, strict=True):
         training = lesson.training(cell)
-        if state := checkpoint.load(context.partial, context.device):
+        if state := checkpoint.load(context.partial):
             training.take_up(state)
             together = max(together, state.get(TOGETHER, 1))
         trainings.append(training)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -53,7 +54,7 @@ class Ensemble:
 
     def graph(self) -> None:
         """As of :class:`Training`."""
-        self.graphed = Graphed(self._logits, self._leaves, self.buffers.values())
+        self.graphed = Graphed(self._logits, self.parameters, self.buffers.values())
 
     def try_one_step(self) -> None:
         """Take a step that moves the weights, to see whether it can be taken; for an ensemble to be dropped.
@@ -67,7 +68,7 @@ class Ensemble:
     def steps(self) -> Iterator[Tensor]:
         """The steps of the next epoch, one at a time; gives the losses [K] before each."""
         self.network.train()
-        lr, forward = self.members[0].lr, self.graphed or self._logits
+        lr, forward = self.members[0].lr, self.graphed or partial(self._logits, self.parameters)
         self._optimiser = for_epoch(self._optimiser, self.recipe, self.epochs_done, self._leaves, lr)
         for images, labels in self._batches():
             each_loss = self._losses(forward(images), labels)
@@ -113,10 +114,10 @@ class Ensemble:
         leaves: list[Any] = list(self.parameters.values())
         return leaves
 
-    def _logits(self, images: Tensor) -> Tensor:
+    def _logits(self, parameters: Mapping[str, Tensor], images: Tensor) -> Tensor:
         """Logits [K, n, C] of the networks' own images [K, n, 3, H, W]."""
         with sdpa_kernel(SDPBackend.MATH):  # the one form of attention that can be stacked
-            logits: Tensor = vmap(self._forward)(self.parameters, self.buffers, images)
+            logits: Tensor = vmap(self._forward)(dict(parameters), self.buffers, images)
         return logits
 
     def _forward(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], images: Tensor) -> Tensor:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812  (the name everyone knows it by)
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from bench import seeds
 from bench.errors import CellFailure
@@ -70,7 +71,12 @@ class Training:
 
     def graph(self) -> None:
         """From now on, start forward and backward as CUDA graphs where that can be done."""
-        self.graphed = Graphed(self.network, self.network.parameters(), self.network.buffers())
+
+        def logits(parameters: Mapping[str, Tensor], images: Tensor) -> Tensor:
+            found: Tensor = functional_call(self.network, dict(parameters), (images,))
+            return found
+
+        self.graphed = Graphed(logits, dict(self.network.named_parameters()), self.network.buffers())
 
     @property
     def tested(self) -> nn.Module:
@@ -130,9 +136,9 @@ class Training:
         }
 
     def take_up(self, state: dict[str, Any]) -> None:
-        """Go on from a :meth:`state`."""
+        """Go on from a :meth:`state`, whose tensors may be on the host."""
         self.epochs_done, self.seconds = state["epochs_done"], state["seconds"]
-        self.last_loss = state["last_loss"]
+        self.last_loss = state["last_loss"].to(next(self.network.parameters()).device)
         self.network.load_state_dict(state["network"])
         self._optimiser.load_state_dict(state["optimiser"])
         if self._average is not None:
