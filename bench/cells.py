@@ -31,6 +31,11 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
+def key_of(value: Any) -> str:
+    """The key of a cell of this :attr:`Cell.value`: SHA-256 of the canonical JSON, in hex."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class DatasetId:
     """Which dataset, by name (with its class subset, without a path) and by content (a SHA-256)."""
@@ -66,7 +71,7 @@ class Cell:
     @cached_property
     def key(self) -> str:
         """SHA-256 of the canonical JSON, in hex."""
-        return hashlib.sha256(canonical(self.value).encode()).hexdigest()
+        return key_of(self.value)
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -82,6 +87,8 @@ class Cell:
 
 #: How a key of ``uses`` begins that is no cell's: something made elsewhere, by its content.
 FILE = "file:"
+#: What a cell's plug-in has where it sees some of the images in an update: of which images `rho` is a share.
+RHO_IS_OF = "rho_is_of"
 #: How the names in ``uses`` begin of the networks that a plug-in looks through.
 AUXILIARY = "auxiliary:"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,13 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.cells import AUXILIARY, DistilCell
+from bench.cells import AUXILIARY, RHO_IS_OF, DistilCell
 from bench.device import images_with_graph
 from bench.pixels import Space
 from bench.stages.tools import HarnessTools
 from bench.synthetic import Synthetic
 from metadd import PLUGINS
 from metadd.cam import CAM
+
+#: What a cell's plug-in holds besides its settings.
+_NO_SETTINGS = ("name", "version", "source", RHO_IS_OF)
 
 
 class Plugged:
@@ -43,7 +47,7 @@ class Plugged:
         device: torch.device,
     ) -> None:
         entry = PLUGINS[cell.plugin["name"]]
-        values = {name: v for name, v in cell.plugin.items() if name not in ("name", "version", "source")}
+        values = {name: v for name, v in cell.plugin.items() if name not in _NO_SETTINGS}
         if values.get("chunk", 0) is None:
             values["chunk"] = images_with_graph(device, cell.dataset.size)
         self.settings = entry.settings.model_validate(values)
@@ -52,14 +56,19 @@ class Plugged:
         self._space = space
 
     def add_to(self, x: Synthetic, update: int, tools: HarnessTools) -> None:
-        """Add the plug-in's gradient to the method's own, where it is due at this update."""
+        """Add the plug-in's gradient to the method's own, where it is due at this update.
+
+        At n of N images its norm is about sqrt(N / n) times that at all of them, of which `rho` is the share:
+        on average over updates each image is then pushed as if all were seen.
+        """
         if self.settings.adds_nothing or update % self.settings.every:
             return
         rows = self._rows(x, update, tools)
         gradient = self._gradient(x.images[rows], x.labels[rows])
         if self.settings.weight is None:
             # A norm is a tensor here: the harness may not wait for the device.
-            strength = self.settings.rho * x.gradient.norm() / gradient.norm().clamp_min(1e-12)
+            whole = gradient.norm() * math.sqrt(len(gradient) / len(x.images))
+            strength = self.settings.rho * x.gradient.norm() / whole.clamp_min(1e-12)
         else:
             strength = gradient.new_full((), self.settings.weight)
         x.add(rows, gradient.mul(strength))
@@ -91,7 +100,7 @@ class Plugged:
     def _rows(self, x: Synthetic, update: int, tools: HarnessTools) -> slice | Tensor:
         """The images of this update: all, or so many of each class, drawn anew; sorted.
 
-        Every image is as likely as any other, so the gradient is an unbiased one of the mean over all.
+        Every image is as likely as any other, so that the gradient, 0 elsewhere, is on average that of all.
         """
         wanted = self.settings.images_per_update
         if wanted >= len(x.images):

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import filecmp
 import json
-import shutil
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from bench.cells import key_of
 from bench.errors import UserError
-from bench.files import write_text
+from bench.files import copy, write_text
 
 #: The file of a suite's rows, and that of the rows of ``metadd-bench measure``.
 ROWS, MEASURES = "rows.jsonl", "measures.jsonl"
@@ -30,6 +30,29 @@ PLATE = "plate.png"
 CAMS = "cams.png"
 #: What every published row has.
 _FIELDS = frozenset({"key", "current", "tags", "cell", "result", "cost", "provenance", "artifacts"})
+
+
+#: What every row has that is a JSON object.
+_OBJECTS = ("tags", "cell", "result", "cost", "provenance", "artifacts")
+#: What tables compute with; a cost that was not measured is null, or not there.
+_COSTS = ("seconds", "seconds_per_update", "peak_live_bytes", "peak_allocated_bytes")
+
+
+def _what_is_wrong(row: Any) -> str | None:
+    """Why a value out of JSON is no published row; None if it is one."""
+    if not isinstance(row, dict) or not row.keys() >= _FIELDS:
+        return "not a row"
+    for name in _OBJECTS:
+        if not isinstance(row[name], dict):
+            return f"not a row (its {name} is no JSON object)"
+    if row["key"] != (right := key_of(row["cell"])):
+        return f"key {row['key']} is not that of the row's cell, which is {right}"
+    if row["cell"].get("kind") == "evaluate" and not isinstance(row["result"].get("accuracy"), int | float):
+        return "not a row (its result has no accuracy that is a number)"
+    for name in _COSTS:
+        if not isinstance(row["cost"].get(name), int | float | None):
+            return f"not a row (the {name} of its cost is no number)"
+    return None
 
 
 def has_rows(folder: Path) -> bool:
@@ -58,7 +81,7 @@ class Results:
         """Every row by key, as read when first asked for.
 
         Raises:
-            UserError: a line is no JSON row.
+            UserError: a line is no JSON row, or its key is not that of its cell.
         """
         path = self._file
         rows: dict[str, dict[str, Any]] = {}
@@ -67,11 +90,11 @@ class Results:
         for number, line in enumerate(path.read_bytes().splitlines(), start=1):
             try:
                 row = json.loads(line)
-                whole = row.keys() >= _FIELDS
-            except (ValueError, AttributeError):
-                whole = False
-            if not whole:
-                raise UserError(f"{path}, line {number}: not a row; restore the file or delete the line")
+                wrong = _what_is_wrong(row)
+            except ValueError:
+                wrong = "not a row"
+            if wrong:
+                raise UserError(f"{path}, line {number}: {wrong}; restore the file or delete the line")
             rows[row["key"]] = row
         return rows
 
@@ -108,5 +131,4 @@ class Results:
             target = self.artifact(key, path.name)
             wanted = path != target and (small or path.name == PLATE)
             if wanted and not (target.exists() and filecmp.cmp(path, target, shallow=False)):
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, target)
+                copy(path, target)

@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 
 from bench import cli
+from bench.cells import key_of
 
 #: A DM cell and its evaluation that take a second together, on three digits.
 TINY = {
@@ -44,6 +45,12 @@ def spec(**suites):
 def write_tables(path, **suites):
     path.write_text(yaml.safe_dump(spec(**suites)))
     return path
+
+
+def rekeyed(row, **cell):
+    """A row with some of its cell replaced, and the key that its cell then has."""
+    row = {**row, "cell": {**row["cell"], **cell}}
+    return {**row, "key": key_of(row["cell"])}
 
 
 def rows(folder):

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.stats
-from command_line import TINY, is_one_line, run_here, write_tables
+from command_line import TINY, is_one_line, rekeyed, run_here, write_tables
 
+from bench.cells import key_of
 from bench.check import compare
 from bench.checking.drops import change
 from bench.checking.findings import MEMORY, Outcome
@@ -36,11 +37,12 @@ def made(seeds=6, methods=METHODS, device="A processor"):
 
 def row(kind, tags, result, peak, device, **cell):
     dataset = {"name": "cifar10", "content": "c0", "classes": 10, "size": 32}
+    cell = {"kind": kind, "dataset": dataset, "name": [*tags.values()], **cell}
     return {
-        "key": " ".join(map(str, (kind, *tags.values()))),
+        "key": key_of(cell),
         "current": True,
         "tags": tags,
-        "cell": {"kind": kind, "dataset": dataset, **cell},
+        "cell": cell,
         "result": result,
         "cost": {"peak_live_bytes": peak, "seconds": 1.0, "seconds_per_update": 0.5},
         "provenance": {
@@ -60,7 +62,7 @@ def moved(rows, points=0.0, other=True, **tags):
     rows = copy.deepcopy(rows)
     for each in rows:
         if other:
-            each["key"] += " new"
+            each |= rekeyed(each, other=True)
         if "accuracy" in each["result"] and tags.items() <= each["tags"].items():
             each["result"]["accuracy"] += points
     return rows
@@ -299,10 +301,12 @@ def checked(monkeypatch, capfd, *more):
 
 def test_from_the_first_reference_to_an_accepted_drop(folder, monkeypatch, capfd):
     is_one_line(checked(monkeypatch, capfd), "reference/tiny: no reference", "--update --reason TEXT")
+    other = checked(monkeypatch, capfd, "--against", "other")
+    is_one_line(other, "check tiny --results results --against other --update --reason TEXT")
     is_one_line(checked(monkeypatch, capfd, "--update"), "--reason: say why")
     assert checked(monkeypatch, capfd, "--update", "--reason", "the first").status == 0
     assert checked(monkeypatch, capfd).status == 0
-    publish([*moved(made(), -5, method="DM"), {**made()[0], "key": "old", "current": False}])
+    publish([*moved(made(), -5, method="DM"), {**rekeyed(made()[0], old=True), "current": False}])
     done = checked(monkeypatch, capfd)
     assert (done.status, done.err) == (1, "")
     assert "### Check of tiny against results/reference: worse" in done.out

@@ -3,10 +3,12 @@
 import csv
 import json
 import math
+import zlib
 
 import pytest
-from command_line import TINY, is_one_line, run_here, spec, write_tables
+from command_line import TINY, is_one_line, rekeyed, run_here, spec, write_tables
 
+from bench.cells import canonical
 from bench.errors import UserError
 from bench.measuring import cost, measures
 from bench.measuring.operations import Work
@@ -86,6 +88,66 @@ def test_a_distillation_is_its_iterations(found):
     assert found.of(item) == cost.Cost(3 * max(work.operations / 1e9, work.operators * 10e-6))
 
 
+class Hashed:
+    """In place of operations: as many as a hash of what they depend on says."""
+
+    def __init__(self, *_):
+        pass
+
+    def iteration(self, cell):
+        return self._of(cell.network, cell.settings)
+
+    def training(self, network, recipe, about):
+        return self._of(network, recipe.model_dump()), self._of(network)
+
+    def _of(self, *values):
+        return Work(1e4 * zlib.crc32(canonical(values).encode()), 1)
+
+
+def test_only_cells_that_cost_the_same_share_a_price(tmp_path, cache, monkeypatch):
+    """Cells of one method and network that differ in settings, protocol, pixels or distilling network."""
+    monkeypatch.setenv("METADD_CACHE", str(cache))
+    monkeypatch.setattr(cost, "Operations", Hashed)
+    labels = {"networks": ["convnet@w8"], "recipe": {"name": "sre2l", "epochs": 4}}
+    experts = {"experts": 2, "syn_steps": 1, "iterations": 2, "max_start_epoch": 1, "expert_epochs": 1}
+    expert, teacher = {"epochs": 2, "batch": 64}, {"network": "convnet@w8@bn", "epochs": 2}
+    grid = [
+        {"method": "dm", "settings": {"iterations": 3, "batch_real": 4}},
+        {"method": "dm", "settings": {"iterations": 30, "batch_real": 4}, "protocol": "authors"},
+        {"method": "dm", "settings": {"iterations": 3, "batch_real": 4}, "network": "alexnet@w4"},
+        {"method": "mtt", "settings": {**experts, "pixels": "normalised", "expert": expert}},
+        {"method": "mtt", "label": "b", "settings": {**experts, "pixels": "zca", "expert": {"epochs": 9}}},
+        {"method": "random", "evaluate": labels, "teacher": teacher},
+        {"method": "random", "evaluate": labels, "teacher": {**teacher, "epochs": 9}, "protocol": "authors"},
+    ]
+    tables = write_tables(tmp_path / "tables.yaml", tiny={**TINY, "ipc": 2, "seeds": 3, "grid": grid})
+    found = cost.costs("tiny", tables=tables, results=tmp_path, rate=1e9)
+    prices = [(found.of(item), found._cost(item.cell)) for item in found.plan]
+    assert [shared for shared, _ in prices] == [alone for _, alone in prices]
+    groups = {found.group(item): set() for item in found.plan}
+    for item, (price, _) in zip(found.plan, prices, strict=True):
+        groups[found.group(item)].add(price.seconds)
+    assert {(group[1], group[2]) for group, seconds in groups.items() if len(seconds) > 1} >= {
+        ("pretrain", "expert"),
+        ("distil", "DM"),
+    }
+    assert len(found._costs) <= len(found.plan) / 2
+
+
+def test_a_measured_relabelling_is_its_batches(tmp_path, cache, monkeypatch):
+    monkeypatch.setenv("METADD_CACHE", str(cache))
+    recipe = {"name": "sre2l", "epochs": 5, "batch": 4}
+    block = {"method": "random", "evaluate": {"networks": ["convnet@w8"], "recipe": recipe}}
+    block |= {"teacher": {"network": "convnet@w8@bn", "epochs": 1}}
+    tables = write_tables(tmp_path / "tables.yaml", tiny={**TINY, "ipc": 3, "grid": [block]})
+    found = cost.costs("tiny", tables=tables, results=tmp_path)
+    (item,) = of(found, "relabel")
+    about = {"of": measures.value_of(item.cell, found.plan), "how": "run", "device": "cuda"}
+    row = {"cell": about, "result": {"seconds_per_update": {"median": 7.0}}}
+    measured = cost.Costs(found.plan, found._datasets, found._operations, [row])
+    assert measured.of(item).seconds == 5 * 3 * 7.0  # nine images in batches of four
+
+
 def test_groups_have_every_cell_once(found):
     groups = found.groups()
     assert sum(sums.cells for sums in groups.values()) == len(found.plan)
@@ -115,7 +177,7 @@ def test_measures_come_before_counts(found, tables, tmp_path, cache):
         ("estimate", "cuda", {"seconds_per_update": None, "peak_live_bytes": 5}),
     ):
         about = {"of": value, "how": how, "device": device, "kind": "measure"}
-        row = {"key": how + device, "current": True, "tags": {}, "cell": about, "result": result}
+        row = rekeyed({"current": True, "tags": {}, "cell": about, "result": result})
         rows.append(json.dumps({**row, "cost": {}, "provenance": {}, "artifacts": {}}))
     (tmp_path / "tiny").mkdir()
     (tmp_path / "tiny/measures.jsonl").write_text("\n".join(rows) + "\n")
@@ -138,6 +200,10 @@ def test_the_command(tables, tmp_path, monkeypatch, capfd, found):
     assert "at an assumed 0.001 TFLOPS, or 10 µs per operator" in done.out
     assert "| method: DM; seed: 1 | 3 |" in done.out
     assert "| 3 cells |" in done.out
+    plain = run_here(monkeypatch, capfd, *run).out
+    assert plain.partition("\n## In the")[0] == done.out.partition("\n## In the")[0]
+    header = "| First | cells | GPU hours | so far |\n| --- | --- | --- | --- |\n"
+    assert f"{header}| method: DM; seed: 1 | 3 |" in plain
     lines = list(csv.DictReader(run_here(monkeypatch, capfd, *run, "--format", "csv").out.splitlines()))
     assert sum(int(line["cells"]) for line in lines) == 10
     seconds = {(line["kind"], line["what"]): float(line["hours of one"]) * 3600 for line in lines}

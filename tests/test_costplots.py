@@ -8,6 +8,7 @@ from pathlib import Path
 from unittest.mock import MagicMock
 
 import pytest
+from command_line import rekeyed
 
 from bench import plots
 from bench.plotting import cost as costplots
@@ -29,9 +30,9 @@ def measured(method, name, mib, plugin="none", ipc=10, device="cuda", current=Tr
         "plugin": {"name": plugin, **networks},
         "dataset": {"size": 32, "classes": 10},
         "network": "convnet",
+        "name": [name, ipc, current],
     }
-    return {
-        "key": f"{method}{name}{ipc}{device}",
+    row = {
         "current": current,
         "tags": {"dataset": "cifar10", "ipc": ipc, "method": name, "plugin": plugin},
         "cell": {"kind": "measure", "what": "distil", "how": "estimate", "device": device, "of": of},
@@ -40,6 +41,7 @@ def measured(method, name, mib, plugin="none", ipc=10, device="cuda", current=Tr
         "provenance": {},
         "artifacts": {},
     }
+    return rekeyed(row)
 
 
 ROWS = [
@@ -80,23 +82,26 @@ def test_a_measure_in_several_rows_of_a_table_has_a_bar_in_each():
     }
 
 
-def evaluated(method, accuracy, network="convnet", plugin="none"):
-    tags = {"dataset": "d", "ipc": 1, "recipe": "r", "network": network, "seed": 0, "protocol": "p"}
+TAGS = {"dataset": "d", "ipc": 2, "recipe": "r", "seed": 0, "protocol": "p", "distilled_on": "convnet"}
+
+
+def evaluated(method, accuracy, network="convnet", plugin="none", **tags):
     return {
         "key": f"{method}{network}",
         "current": True,
-        "tags": {**tags, "method": method, "plugin": plugin, "distilled_on": "convnet"},
+        "tags": {**TAGS, "network": network, "method": method, "plugin": plugin, **tags},
         "cell": {"kind": "evaluate"},
         "result": {"accuracy": accuracy},
     }
 
 
-def distilled(method, seed, mib, seconds, device="A processor", kind="cpu"):
-    tags = {"dataset": "d", "ipc": 1, "method": method, "seed": seed}
+def distilled(method, seed, mib, seconds, device="A processor", kind="cpu", images=2, **tags):
+    tags = {**TAGS, "method": method, "seed": seed, **tags}
     peak = "peak_live_bytes" if kind == "cpu" else "peak_allocated_bytes"
     cost = {"updates": 10, "seconds_per_update": seconds / 10, peak: mib * 2**20}
     made = {"device": device, "device_kind": kind}
-    return {"current": True, "tags": tags, "cell": {"kind": "distil"}, "cost": cost, "provenance": made}
+    cell = {"kind": "distil", "ipc": images}
+    return {"current": True, "tags": tags, "cell": cell, "cost": cost, "provenance": made}
 
 
 def test_spots_are_means_over_the_networks_that_all_have():
@@ -107,18 +112,17 @@ def test_spots_are_means_over_the_networks_that_all_have():
         evaluated("random", 5.0),
     ]
     rows += [evaluated("A + MetaDD", 12.0, plugin="metadd")]
-    rows += [distilled("A", 0, 1, 30), distilled("A", 1, 3, 50), distilled("B", 0, 5, 7)]
-    rows += [distilled("B", 0, 8, 1)]  # a second part
-    rows += [distilled("A + MetaDD", 0, 4, 60)]
+    rows += [distilled("A", 0, 1, 30), distilled("A", 1, 3, 50), distilled("B", 0, 5, 7, images=1)]
+    rows += [distilled("B", 0, 8, 1, images=1)]  # a second part
+    rows += [distilled("A + MetaDD", 0, 4, 60), distilled("A", 2, 1, 1, images=1)]  # of which one is missing
     (panel,) = spots(rows).panels.items()
     a, b = Spot("A", (2, 30, 10), (4, 60, 12)), Spot("B", (8, 8, 20), None)
-    assert panel == ("d, IPC 1: convnet", [a, b])
+    assert panel == ("d, IPC 2: convnet", [a, b])
 
 
-def timed(method, seconds, device="A processor"):
+def timed(method, seconds, device="A processor", **tags):
     """A measure of an update."""
-    tags = {"dataset": "d", "ipc": 1, "method": method, "plugin": "none", "distilled_on": "convnet"}
-    tags |= {"protocol": "common", "plugin_label": None, "label": method, "stages": {}}
+    tags = {**TAGS, "method": method, "plugin": "none", "stages": {}} | tags
     result = {"peak_live_bytes": 1, "peak_allocated_bytes": None, "trouble": None}
     result["seconds_per_update"] = {"median": seconds}
     cell = {"what": "distil", "how": "run", "device": "cpu", "of": {"method": "dm", "ipc": 1}}
@@ -135,14 +139,60 @@ def timed(method, seconds, device="A processor"):
 
 
 def test_seconds_are_measured_ones_where_all_methods_have_them():
-    rows = [evaluated("A", 10.0), evaluated("B", 20.0), distilled("A", 0, 1, 30), distilled("B", 0, 5, 7)]
-    rows += [distilled("B", 0, 8, 1)]  # a second part
+    rows = [evaluated("A", 10.0), evaluated("B", 20.0), distilled("A", 0, 1, 30)]
+    rows += [distilled("B", 0, 5, 7, images=1), distilled("B", 0, 8, 1, images=1)]  # its two parts
     found = spots(rows, [timed("A", 0.5), timed("B", 2.0)])
     assert found.timed
     assert [*found.panels.values()] == [[Spot("A", (1, 5, 10), None), Spot("B", (8, 40, 20), None)]]
     for some in ([timed("A", 0.5)], [timed("A", 0.5), timed("B", 2.0, "Another")]):
         assert spots(rows, some) == spots(rows)
         assert not spots(rows).timed
+
+
+def test_what_differs_in_recipe_protocol_or_network_has_a_spot_of_its_own():
+    other = {"recipe": {"recipe": "s"}, "protocol": {"protocol": "q"}, "on": {"distilled_on": "vgg11"}}
+    rows = [evaluated("B", 1.0), distilled("B", 0, 1, 1)]
+    rows += [evaluated("A", 10.0), distilled("A", 0, 1, 30)]
+    for number, tags in enumerate(other.values(), start=2):
+        rows += [evaluated("A", 10.0 * number, **tags), distilled("A", 0, number, 10, **tags)]
+    (panel,) = spots(rows).panels.values()
+    assert panel == [
+        Spot("B", (1, 1, 1), None),
+        Spot("A (protocol p, on convnet, recipe r)", (1, 30, 10), None),
+        Spot("A (protocol p, on convnet, recipe s)", (2, 10, 20), None),
+        Spot("A (protocol q, on convnet, recipe r)", (3, 10, 30), None),
+        Spot("A (protocol p, on vgg11, recipe r)", (4, 10, 40), None),
+    ]
+    (panel,) = spots(rows[:4] + rows[8:]).panels.values()
+    assert [spot.name for spot in panel] == ["B", "A (on convnet)", "A (on vgg11)"]
+    measures = [timed(name, 1.0) for name in "AB"]
+    measures += [timed("A", 2.0, protocol="q"), timed("A", 3.0, distilled_on="vgg11")]
+    (panel,) = spots(rows, measures).panels.values()
+    assert [spot.alone[1] for spot in panel] == [10, 10, 10, 20, 30]
+
+
+def test_an_arrow_leads_to_the_same_method_with_metadd():
+    """By what they were distilled on; a variant that has a name of its own is not it."""
+    rows = []
+    for on in ("convnet", "vgg11"):
+        rows += [evaluated("A", 10.0, distilled_on=on), distilled("A", 0, len(on), 1, distilled_on=on)]
+        for name in ("MetaDD", "CE only"):
+            tags = {"method": f"A + {name}", "distilled_on": f"{on}+vit_tiny"}
+            rows += [evaluated(accuracy=float(len(on)), plugin="metadd", **tags)]
+            rows += [distilled(seed=0, mib=3, seconds=9, **tags)]
+    (panel,) = spots(rows).panels.values()
+    assert panel == [
+        Spot("A (on convnet)", (7, 1, 10), (3, 9, 7)),
+        Spot("A (on vgg11)", (5, 1, 10), (3, 9, 5)),
+    ]
+
+
+def test_accuracies_are_of_the_seeds_that_have_all_networks():
+    rows = [evaluated("B", 1.0, network) for network in ("convnet", "vgg11")]
+    rows += [evaluated("A", 10.0), evaluated("A", 30.0, "vgg11"), evaluated("A", 90.0, seed=1)]
+    rows += [distilled("A", 0, 1, 1), distilled("A", 1, 1, 1), distilled("B", 0, 1, 1)]
+    (panel,) = spots(rows).panels.values()
+    assert {spot.name: spot.alone[2] for spot in panel} == {"B": 1, "A": 20}
 
 
 def test_costs_of_two_devices_are_never_compared():

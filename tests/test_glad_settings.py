@@ -66,7 +66,8 @@ def test_sre2l_runs_as_long_as_without_a_generator():
 
 @pytest.mark.parametrize("method", ["glad", "glad(dc)", "glad(mtt)", "glad(sre2l)"])
 def test_a_stored_cell_gives_the_same_settings(method):
-    settings = resolve(method, pixels="unit" if method != "glad(mtt)" else "zca", inner={}, iterations=7)
+    pixels = {"glad(mtt)": "zca", "glad(sre2l)": "normalised"}.get(method, "unit")
+    settings = resolve(method, pixels=pixels, inner={}, iterations=7)
     assert settings.inner.pixels == settings.pixels
     assert settings.inner.iterations == 7
     assert METHODS[method].settings.model_validate(settings.model_dump(mode="json")) == settings
@@ -119,6 +120,7 @@ def test_the_label_of_a_row_names_the_prior(method, generator, label):
             {"inner": {"batch_reel": 3}},
             "suite: inner.batch_reel: unknown key; did you mean 'batch_re",
         ),
+        ("glad(sre2l)", 1, {"pixels": "unit"}, "suite: inner.pixels: input should be 'normalised'"),
         ("glad(mtt)", 1, {"inner": {"syn_steps": 0}}, "suite: inner.syn_steps: input should be greater"),
         ("glad", 1, {"inner": 3}, "suite: inner: input should be a valid dictionary"),
         ("glad", 1, {"iterations": 0}, "suite: iterations: input should be greater"),

@@ -17,6 +17,7 @@ def row(mib, method="DM", ipc=10, size=32, dataset="cifar10", networks=None, ste
         "dataset": {"size": size, "classes": 10},
         "network": "convnet",
     }
+    plugin |= how.get("plugin", {})
     device = how.get("device", "cuda")
     return {
         "current": how.get("current", True),
@@ -40,6 +41,31 @@ def test_a_curve_is_of_rows_that_differ_in_one_thing():
         Curve("networks", "DM + MetaDD", "cifar10", ((0, 20.0), (1, 20.0), (4, 30.0))),
         Curve("size", "DM", "10 classes", ((32, 20.0), (64, 7.0))),
     ]
+
+
+def test_each_variant_of_metadd_has_a_curve_of_its_own():
+    rows = [row(10), row(15, networks=1, method="DM + 1 network"), row(20, networks=4, method="DM + MetaDD")]
+    assert curves(rows) == [Curve("networks", "DM + MetaDD", "cifar10", ((0, 10.0), (1, 15.0), (4, 20.0)))]
+    ce = {"align": 0.0}
+    rows += [row(99, networks=4, method="DM + CE only", plugin=ce)]
+    rows += [row(50, networks=2, method="DM + CE only, 2 networks", plugin=ce)]
+    for given in (rows, rows[::-1]):
+        assert {curve.method: curve.points for curve in curves(given)} == {
+            "DM + MetaDD": ((0, 10.0), (1, 15.0), (4, 20.0)),
+            "DM + CE only": ((0, 10.0), (2, 50.0), (4, 99.0)),
+        }
+
+
+def test_other_networks_in_the_same_number_are_no_point_of_a_curve():
+    rows = [row(10), row(15, networks=1, method="DM + A"), row(20, networks=4, method="DM + B")]
+    rows += [row(17, networks=1, method="DM + C", plugin={"networks": ["vgg11"]})]
+    assert [curve.points for curve in curves(rows)] == [((0, 10.0), (4, 20.0))]
+
+
+def test_a_plug_in_of_one_s_own_has_no_place_among_numbers_of_networks():
+    own = {"name": "own", "strength": 1}
+    rows = [row(mib, ipc=mib, method="DM + Own", plugin=own) for mib in (1, 10)] + [row(5)]
+    assert curves(rows) == [Curve("ipc", "DM + Own", "cifar10", ((1, 1.0), (10, 10.0)))]
 
 
 def test_student_steps_make_a_curve_of_each_gradient():

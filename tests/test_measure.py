@@ -158,6 +158,28 @@ def test_a_set_s_tags_say_what_else_it_takes():
     assert stages["SRe2L", 1] == stages["SRe2L", 2] == labels
 
 
+def test_each_row_s_labels_are_measured():
+    """Rows may have the same set and other labels, and one row labels for each of two networks."""
+
+    def labelled(epochs, network="convnet@w8", **block):
+        recipe = {"name": "sre2l", "epochs": epochs, "batch": 2}
+        return {**GRID[3], "ipc": 2, "evaluate": {"networks": [network], "recipe": recipe}, **block}
+
+    grid = [labelled(3), labelled(4, label="Again"), labelled(5, protocol="authors"), labelled(6, "vgg11@w2")]
+    wanted, _, _ = measures({**WHOLE, "grid": grid})
+    epochs = {
+        name_of(each.cell.of): each.cell.of["draws"]["epochs"]
+        for each in wanted
+        if each.cell.what == "relabel"
+    }
+    (set_,) = (each for each in wanted if each.cell.what == "distil")
+    found = {
+        (tags["method"], tags["protocol"]): [epochs[name] for name in tags["stages"] if name in epochs]
+        for tags in set_.planned.all_tags
+    }
+    assert found == {("SRe2L", "common"): [3, 6], ("Again", "common"): [4], ("SRe2L", "authors"): [5]}
+
+
 def test_a_measure_knows_neither_seeds_nor_keys_but_what_it_depends_on():
     cells = {each.cell.key for each in measures()[0]}
     assert {each.cell.key for each in measures({**WHOLE, "seeds": [7]})[0]} == cells

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from command_line import rekeyed
 from test_tables import TAGS as EVALUATED
 
 import bench
@@ -145,6 +146,15 @@ def test_a_set_has_the_peak_of_its_largest_part():
     assert not made([*rows[:2], row(None, part=2, images=2, ipc=10)]).rows  # or not measured
 
 
+def test_a_set_in_parts_of_two_gpus_has_no_peak():
+    """A count does not depend on the device."""
+    for measure, peaks in (("peak_allocated_bytes", 0), ("peak_live_bytes", 1)):
+        parts = [row(mib, part=part, images=1, ipc=2, measure=measure) for part, mib in enumerate([5, 9])]
+        parts[1]["provenance"] = {"device": "Another"}
+        assert frame(parts)[measure].count() == peaks
+        assert frame(parts)["device"].tolist() == [f"{parts[0]['provenance']['device']} and Another"]
+
+
 def test_a_part_that_two_sets_share_counts_in_both():
     shared = row(5, images=1) | {"also": [{**TAGS, "ipc": 2}]}
     found = printed(made([shared, row(7, part=1, images=1, ipc=2)]))
@@ -184,7 +194,7 @@ def test_a_suite_prints_it_from_its_rows(tmp_path):
         Spec, {"suites": {"tiny": suite}, "tables": {"memory": SPEC.model_dump(exclude={"columns"})}}, "here"
     )
     results = Results(tmp_path)
-    results.write([row(10) | {"result": {}, "artifacts": {}}])
+    results.write([rekeyed(row(10) | {"result": {}, "artifacts": {}})])
     (table,) = bench.table(spec, "tiny", Results(tmp_path), ["memory"])
     assert printed(table)["cifar10", "1", "DM"][0] == "10.0 (1)"
     assert table.header[0].startswith("Suite `tiny`")

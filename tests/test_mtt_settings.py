@@ -96,6 +96,7 @@ def test_experts_from_elsewhere():
         ({"expert": {"epochs": 20}}, "experts of 20 epochs are too short.*read up to epoch 21"),
         ({"experts_from": "file:x", "expert": {"lr": 0.1}}, "trained experts, so expert cannot set their lr"),
         ({"experts_from": "x"}, "should match pattern"),
+        ({"pixels": "normalised", "expert": {"pixels": "zca"}}, "say `pixels` beside `expert`"),
         ({"gradient": "unrolled", "chunk": 5}, "chunk is for the adjoint gradient"),
         ({"syn_steps": 0}, "greater than or equal to 1"),
         ({"expert_epochs": 0}, "greater than or equal to 1"),

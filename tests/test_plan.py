@@ -236,7 +236,7 @@ def test_only_keeps_what_is_asked_for_and_what_that_needs():
 
 
 def test_only_names_what_there_is():
-    with pytest.raises(UserError, match="--only metod=…: no such key; did you mean 'method'"):
+    with pytest.raises(UserError, match="--only metod=DM: no such key; did you mean 'method'"):
         planned().only({"metod": "DM"})
     with pytest.raises(
         UserError, match=r"leaves no cell of suite 'tiny': seed is one of 0; method is one of DM"
@@ -320,3 +320,16 @@ def test_two_rows_may_not_go_by_one_name():
     with pytest.raises(UserError, match=r"grid\.1: DM stands in this suite with other settings.*label"):
         planned(grid=[short, long])
     assert len(planned(grid=[short, {**long, "label": "DM, longer"}])) == 4
+
+
+def test_a_key_says_where_a_plug_in_sees_a_subset_only():
+    """There `rho` once was a share of another norm: bench/plugins.py."""
+
+    def of(ipc=4, method="dm", **settings):
+        grid = [{"method": method, "plugin": {"name": "metadd", **settings}}]
+        found = [item.cell for item in planned(ipc=ipc, grid=grid) if item.cell.kind == "distil"]
+        return {cell.plugin.get("rho_is_of") for cell in found}
+
+    assert of() == of(images_per_update=12) == of(images_per_update=11, weight=1.0) == {None}
+    assert of(images_per_update=11) == of(ipc=67) == {"all images"}
+    assert of(method="sre2l", ipc=67) == {None}  # a part has one image of each of three classes

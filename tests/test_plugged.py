@@ -148,6 +148,18 @@ def test_subsets_are_drawn_anew_and_each_image_is_as_likely(data, given):
     assert np.abs(counts - 5 / 12).max() < 4.5 * np.sqrt(5 / 12 * 7 / 12 / 2000)
 
 
+@pytest.mark.parametrize("wanted", [12, 9, 6, 3])
+def test_rho_is_of_all_images_whether_they_are_seen_or_not(data, given, wanted):
+    """On average a subset pushes as all images would, along the gradient at all of them."""
+    of_all = added(job(data, given, plugin={"rho": 0.3}, ipc=4))
+    this = job(data, given, plugin={"rho": 0.3, "images_per_update": wanted}, ipc=4)
+    updates = 1 if wanted == 12 else 120
+    mean = sum(added(this, update) for update in range(updates)) / updates
+    along = (mean * of_all).sum() / of_all.square().sum()
+    # The norm at a subset is that at all of them but for how unlike the images are.
+    assert along.item() == pytest.approx(1, rel=1e-6 if wanted == 12 else 0.15)
+
+
 def test_the_terms_before_and_after_are_in_the_record(data, given):
     this = job(data, given, "sre2l", {"rho": 1.0, "meta": 0.2}, iterations=8)
     this.look()

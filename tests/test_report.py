@@ -7,7 +7,7 @@ from math import fsum
 
 import numpy as np
 import pytest
-from command_line import is_one_line, run_here
+from command_line import is_one_line, rekeyed, run_here
 from committed import FOLDERS
 from report_page import Page, expand
 from report_rows import HOSTILE, publish
@@ -124,7 +124,7 @@ def test_what_is_missing_failed_and_no_longer_planned_is_said(tmp_path):
     left_out = [item for item in made.plan if item.cell.key not in made.rows]
     assert len(left_out) > 20
     stale, *others = made.rows.values()
-    unplanned = {**others[-1], "key": "0" * 64}
+    unplanned = rekeyed(others[-1], seed=99)
     made.results.write([*(row for row in made.rows.values() if row is not stale), unplanned])
     store = Store(tmp_path / "store")
     failed = next(item for item in left_out if item.cell.kind == "distil")
@@ -160,9 +160,9 @@ def test_measures_alone_make_a_report_too(tmp_path):
     made = publish(tmp_path, left_out=lambda item: True, tables=[])
     of = next(item for item in made.plan if item.cell.kind == "distil")
     result = {"how": "run", "peak_live_bytes": 2**21, "holders": {"images": 2**20}}
-    measure = {**finished_row(of, np.random.default_rng(0)), "key": "1" * 64, "result": result}
+    measure = {**finished_row(of, np.random.default_rng(0)), "result": result}
     measure["cell"] = {"kind": "measure", "dataset": measure["cell"]["dataset"], "of": measure["cell"]}
-    made.results.measures.write([measure])
+    made.results.measures.write([rekeyed(measure)])
     parsed = Page(page(made.spec, "made-up", made.results))
     assert len(parsed.json("data")["records"]) == 1
     assert any(each["text"].startswith("Nothing of this suite was run") for each in parsed.all("p"))

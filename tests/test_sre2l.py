@@ -326,6 +326,8 @@ def test_betas_are_a_list_in_a_suite():
         {"crop": 1},
         {"r_bn": -0.1},
         {"iterations": 0},
+        {"pixels": "unit"},
+        {"pixels": "zca"},
     ],
 )
 def test_an_override_that_is_unknown_or_out_of_range_is_refused(override):

@@ -3,6 +3,7 @@
 import csv
 import io
 import itertools
+import math
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from bench.measuring.measures import name_of
 from bench.spec import TableSpec
 from bench.tabulating.formats import to_csv, to_markdown
 from bench.tabulating.memory import frame, memory_table
+from bench.tabulating.time import runs as sets_of
 from bench.tabulating.time import significant, time_table
 
 TIME = TableSpec(title="Time", kind="time", rows=["dataset", "ipc", "method"])
@@ -62,7 +64,7 @@ def run(seconds, of="dm", key=None, uses=None, ipc=1, model="Some processor", ki
     }
 
 
-def other(kind, key, seconds, model="Some processor", **cell):
+def other(kind, key, seconds, model="Some processor", tags=(), **cell):
     """A row of a stage."""
     cost = {"seconds": seconds}
     cell = {"kind": kind, "uses": {}, **cell}
@@ -70,7 +72,7 @@ def other(kind, key, seconds, model="Some processor", **cell):
         "key": key,
         "current": True,
         "cell": cell,
-        "tags": {},
+        "tags": dict(tags),
         "cost": cost,
         "provenance": {"device": model, "device_kind": "cpu"},
     }
@@ -132,9 +134,10 @@ def test_a_set_s_total_is_not_known_where_a_stage_was_not_measured_there():
 
 
 def test_runs_say_what_whole_sets_took_and_measures_what_updates_take():
-    runs = [run(3, key="a", uses={"teacher": ["t"]}), run(5, key="b", seed=1, uses={"teacher": ["t"]})]
+    soft, uses = {"recipe": "sre2l"}, {"teacher": ["t"]}
+    runs = [run(3, key="a", uses=uses, **soft), run(5, key="b", seed=1, uses=uses)]
     runs += [other("pretrain", "t", 60.0, uses={"zca": ["z"]}), other("pretrain", "z", 30.0)]
-    runs += [other("relabel", "r", 150.0, images=["a"], teacher="t")]
+    runs += [other("relabel", "r", 150.0, images=["a"], teacher="t", tags={**TAGS, **soft})]
     found = printed(time_table("time", TIME, runs))
     assert found["DM", "runs"]["alone"] == "4.00 (2)"
     # 300, 60, 30 and 150 seconds; and 500, 60 and 30.
@@ -144,6 +147,53 @@ def test_runs_say_what_whole_sets_took_and_measures_what_updates_take():
     assert both["DM", "measured"]["set alone"] == "9.42 (2)"
     without = [row for row in runs if row["key"] != "z"]
     assert printed(time_table("time", TIME, without))["DM", "runs"]["set alone"] == NOT
+
+
+SOFT = {**TAGS, "method": "SRe2L", "recipe": "sre2l", "ipc": 2}
+
+
+def soft_set(*models):
+    """Two parts of 300 s each, their labels of 120 s, and the teacher of these of 60 s."""
+    models = models or ("One", "One")
+    parts = [run(3, "sre2l", key, model=model) for key, model in zip("ab", models, strict=True)]
+    labels = other("relabel", "r", 120.0, "One", tags=SOFT, images=["a", "b"], teacher="t")
+    return [*(part | {"tags": SOFT} for part in parts), labels, other("pretrain", "t", 60.0, "One")]
+
+
+def test_a_set_with_soft_labels_takes_these_and_their_teacher_too():
+    rows = soft_set()
+    (found,) = sets_of(rows).to_dict("records")
+    assert (found["total"], found["total_keys"]) == (780, ("a", "b", "r", "t"))
+    (other_order,) = sets_of([rows[1], rows[0], *rows[2:]])["total"]
+    assert other_order == 780
+    for missing in (2, 3):
+        (total,) = sets_of(rows[:missing] + rows[missing + 1 :])["total"]
+        assert math.isnan(total)
+    (hard,) = sets_of([{**row, "tags": {**row["tags"], "recipe": "dsa"}} for row in rows[:2]])["total"]
+    assert hard == 600
+
+
+def test_rows_of_one_set_have_labels_of_their_own():
+    again = {**SOFT, "method": "Again"}
+    rows = [{**row, "also": [again]} for row in soft_set()[:2]] + soft_set()[2:]
+    rows += [other("relabel", "s", 900.0, "One", tags=again, images=["a", "b"], teacher="t")]
+    found = sets_of(rows).set_index("method")
+    assert found["total"].to_dict() == {"SRe2L": 780, "Again": 1560}
+    twice = [*soft_set(), {**rows[-1], "tags": SOFT}]  # each of two networks learns from its own
+    assert sets_of(twice)["total"].tolist() == [1680]
+
+
+def test_a_set_in_parts_of_two_devices_has_no_time():
+    rows = soft_set("One", "Another")
+    (found,) = sets_of(rows).to_dict("records")
+    assert math.isnan(found["seconds"])
+    assert math.isnan(found["total"])
+    none = time_table("time", TIME, rows)
+    left_out = "Left out are sets that were made on another device: SRe2L (1 on One and Another)."
+    assert none.notes == ("No time was measured yet.", left_out)
+    table = time_table("time", TIME, [*rows, run(4, model="One")])
+    assert list(printed(table)) == [("DM", "runs")]
+    assert left_out in table.notes
 
 
 def test_times_of_two_devices_are_never_compared():

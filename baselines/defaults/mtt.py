@@ -96,7 +96,10 @@ class MTTSettings(MethodSettings):
     )
     experts: int = Field(100, ge=1, description="how many experts are trained")
     experts_from: str | None = Field(
-        None, pattern="^file:.", description="file:FOLDER of the authors' replay_buffer_*.pt, instead"
+        None,
+        pattern="^file:.",
+        description="file:FOLDER of the authors' replay_buffer_*.pt, instead; theirs "
+        "of CIFAR-100 without ZCA were trained with CIFAR-10's normalisation and do not fit",
     )
     expert: dict[str, Any] = Field(
         default_factory=dict, description="how experts are trained, where not by the dataset's defaults"
@@ -132,6 +135,8 @@ class MTTSettings(MethodSettings):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
+        if "pixels" in self.expert:
+            raise ValueError("experts have the images' own pixel space; say `pixels` beside `expert`")
         epochs = self.expert.get("epochs")
         if isinstance(epochs, int) and epochs < self.last_epoch:
             raise ValueError(

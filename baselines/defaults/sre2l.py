@@ -34,6 +34,7 @@ class SRe2LSettings(MethodSettings):
     recipe: ClassVar[str] = "sre2l"
 
     iterations: int = Field(1000, ge=1)
+    pixels: Literal["normalised"] = Field("normalised", description="pixel space: the teacher's own")
     lr: float = Field(0.25, gt=0, description="learning rate of the images at the start; falls as a cosine")
     # Not strict, for JSON and YAML have lists and no tuples.
     betas: tuple[_Beta, _Beta] = Field((0.5, 0.9), strict=False, description="Adam's decay rates")

@@ -14,16 +14,28 @@ import shutil
 import tarfile
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, Any
 
-from bench.carrying.pack import CELL_FILE, FORMAT, HEAD, MANIFEST, PARTIAL, RESULT_FILE, ROWS, VERSION, pieces
-from bench.cells import canonical
+from bench.carrying.pack import (
+    CELL_FILE,
+    FORMAT,
+    HEAD,
+    MANIFEST,
+    PARTIAL,
+    RESULT_FILE,
+    ROWS,
+    VERSION,
+    is_row,
+    pieces,
+    sound_row,
+)
+from bench.disk import naming
 from bench.errors import UserError
-from bench.files import sha256, sync, write_text
+from bench.files import copy, sha256, sync, write_text
 from bench.results import Results
 from bench.store import held
 
@@ -70,8 +82,7 @@ def unpack(file: Path, store: Path, results: Path) -> Unpacked:
     """
     with _opened(file) as (tar, reader):
         members, manifest = _verified(file, tar, reader)
-        store.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=".unpack.", dir=store) as staging:
+        with naming(store), _made(store), TemporaryDirectory(prefix=".unpack.", dir=store) as staging:
             stage = Path(staging)
             for member in members:
                 tar.extract(member, stage, filter="data")
@@ -81,6 +92,20 @@ def unpack(file: Path, store: Path, results: Path) -> Unpacked:
             found = Unpacked(missing=list(manifest["running"]))
             _Placing(stage, store, results, found).all(rows, published)
     return found
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """A folder that is there, or is made; what was made goes again where nothing comes into it."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # by now something is in there
+            for path in missing:
+                path.rmdir()
+        raise
 
 
 @contextmanager
@@ -158,20 +183,9 @@ def _json(file: Path, tar: tarfile.TarFile, member: tarfile.TarInfo | None, name
 
 
 def _checked_row(file: Path, folder: Path) -> dict[str, Any]:
-    """The row of a staged cell, which must be that of its key and list its files.
-
-    Artifacts may be missing (they were too large to travel); the store then makes the cell again when another
-    needs them.
-    """
-    try:
-        row: dict[str, Any] = json.loads((folder / "row.json").read_text(encoding="utf-8"))
-        there = {path.name: sha256(path) for path in folder.iterdir() if path.name != "row.json"}
-        kind, two, key = folder.parts[-3:]
-        sound = _is_row(row) and there.items() <= row["artifacts"].items()
-        sound = sound and (kind, two, key) == (row["cell"]["kind"], row["key"][:2], row["key"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        sound = False
-    if not sound:
+    """The row of a staged cell, which must be that of its key and list its files."""
+    row = sound_row(folder, folder.iterdir())
+    if row is None:
         raise UserError(f"{file}: refused: its cell {folder.name} is not what its key says")
     return row
 
@@ -180,7 +194,7 @@ def _checked_rows(file: Path, path: Path) -> list[dict[str, Any]]:
     """Published rows, each of which must be that of its key."""
     try:
         rows: list[dict[str, Any]] = [json.loads(line) for line in path.read_bytes().splitlines()]
-        sound = all(_is_row(row) for row in rows)
+        sound = all(is_row(row) for row in rows)
     except (ValueError, KeyError, TypeError, AttributeError):
         sound = False
     if not sound:
@@ -188,11 +202,6 @@ def _checked_rows(file: Path, path: Path) -> list[dict[str, Any]]:
             f"{file}: refused: a row of its {path.parent.name}/{path.name} is not what its key says"
         )
     return rows
-
-
-def _is_row(row: dict[str, Any]) -> bool:
-    key = hashlib.sha256(canonical(row["cell"]).encode()).hexdigest()
-    return key == row["key"] and {"result", "cost", "provenance", "artifacts"} <= row.keys()
 
 
 def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -340,11 +349,7 @@ class _Placing:
                 self._differs(str(target))
             return
         self._found.sets += 1
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}")
-        shutil.copyfile(path, temporary)
-        sync(temporary)
-        temporary.replace(target)
+        copy(path, target)
 
     def _differs(self, name: str) -> None:
         if name not in self._found.differ:

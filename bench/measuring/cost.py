@@ -17,7 +17,6 @@ from typing import Any, cast
 
 from bench.cells import (
     TEST_IMAGES,
-    WHOLE_TRAINING_SET,
     AnalyseCell,
     Cell,
     DatasetId,
@@ -25,6 +24,7 @@ from bench.cells import (
     EvaluateCell,
     PretrainCell,
     RelabelCell,
+    canonical,
 )
 from bench.data import Dataset
 from bench.errors import UserError
@@ -109,14 +109,19 @@ class Costs:
         for row in known:
             if row["cell"]["device"] == device:
                 self._measures[measures.name_of(row["cell"]["of"]), row["cell"]["how"]] = row["result"]
-        self._costs: dict[tuple[Any, ...], Cost] = {}
+        #: By key, and by all that a cost depends on.
+        self._known: dict[str, Cost] = {}
+        self._costs: dict[str, Cost] = {}
 
     def of(self, item: Planned) -> Cost:
-        """What a cell takes; cells that differ by seed alone share it."""
-        shared = (*self.group(item), self._images(item.cell), type(item.cell))
-        if shared not in self._costs:
-            self._costs[shared] = self._cost(item.cell)
-        return self._costs[shared]
+        """What a cell takes; cells that differ by seed, number or part alone share it."""
+        key = item.cell.key
+        if key not in self._known:
+            about = canonical(measures.value_of(item.cell, self.plan))
+            if about not in self._costs:
+                self._costs[about] = self._cost(item.cell)
+            self._known[key] = self._costs[about]
+        return self._known[key]
 
     def group(self, item: Planned) -> tuple[Any, ...]:
         """Dataset, kind, method or what is made, IPC, network and recipe of a cell."""
@@ -215,19 +220,19 @@ class Costs:
         """The images that a cell goes through: a set's, a training set's, or some test images."""
         if isinstance(cell, DistilCell):
             return cell.ipc * cell.dataset.classes
-        if isinstance(cell, PretrainCell) or cell.images == (WHOLE_TRAINING_SET,):  # type: ignore[attr-defined]
-            return len(self._datasets[cell.dataset].train.images)
         if isinstance(cell, AnalyseCell) and cell.images == (TEST_IMAGES,):
             return (cell.per_class or 0) * cell.dataset.classes
-        parts = [self.plan.planned[key].cell for key in cell.images]  # type: ignore[attr-defined]
-        return sum(part.ipc for part in parts if isinstance(part, DistilCell)) * cell.dataset.classes
+        assert isinstance(cell, PretrainCell | AnalyseCell | EvaluateCell | RelabelCell)
+        if isinstance(cell, PretrainCell) or measures.has_real_images(cell):
+            return len(self._datasets[cell.dataset].train.images)
+        return measures.images_of(cell, self.plan)
 
     def _updates(self, cell: DistilCell | PretrainCell | RelabelCell) -> int:
-        """Updates of a measure's kind in a cell: steps of what is trained, epochs of labels."""
+        """Updates of a measure's kind in a cell: steps of what is trained, batches of what is labelled."""
         if isinstance(cell, DistilCell):
             return int(cell.settings["iterations"]) * updates_of(cell)
         if isinstance(cell, RelabelCell):
-            return int(cell.draws["epochs"])
+            return int(cell.draws["epochs"]) * math.ceil(self._images(cell) / int(cell.draws["batch"]))
         if cell.what in ("generator", "zca"):
             return int(cell.settings.get("steps", 1))
         recipe = _pretraining(cell)

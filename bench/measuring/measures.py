@@ -6,13 +6,25 @@ they need or that is done to them: classifiers, experts, generators, matrices, r
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 from baselines import METHODS
-from bench.cells import FILE, Cell, DistilCell, MeasureCell, PretrainCell, RelabelCell, canonical
+from bench.cells import (
+    FILE,
+    RHO_IS_OF,
+    TEST_IMAGES,
+    WHOLE_TRAINING_SET,
+    AnalyseCell,
+    Cell,
+    DistilCell,
+    EvaluateCell,
+    MeasureCell,
+    PretrainCell,
+    RelabelCell,
+    key_of,
+)
 from bench.plan import Plan, Planned
 from bench.results import Results
 
@@ -23,8 +35,8 @@ Kind = Literal["cpu", "cuda"]
 ABOUT = {"dataset": "Dataset", "method": "Method", "ipc": "IPC", "distilled_on": "Distilled on"}
 #: What the tags of a measure say, beside the seed, which is always the first.
 _TAGS = ("dataset", "ipc", "method", "plugin", "distilled_on", "protocol")
-#: What of a measured cell neither memory nor time depends on, or what goes by keys.
-_LEFT_OUT = ("images", "number", "part", "seed", "teacher", "uses")
+#: What of a cell neither memory nor time depends on, or what goes by keys.
+_LEFT_OUT = {"evaluation_seed", "images", "labels", "networks", "number", "part", "seed", "teacher", "uses"}
 #: What of the settings of a pretrain cell says what the cells that use it are given.
 _SHAPE = ("network", "latent", "dim", "mapping_layers", "width")
 
@@ -52,17 +64,47 @@ def rows(plan: Plan, only: Mapping[str, str]) -> Iterator[tuple[Mapping[str, Any
         yield tags, next(iter(seeds.values()))
 
 
+def _relabelled(plan: Plan) -> dict[tuple[Any, ...], list[RelabelCell]]:
+    """The labels of each set (:func:`_set`): recipes may differ in what they show a teacher."""
+    found: dict[tuple[Any, ...], list[RelabelCell]] = {}
+    for item in plan:
+        if isinstance(item.cell, RelabelCell):
+            for name in dict.fromkeys(_set(tags, item.cell.images) for tags in item.all_tags):
+                found.setdefault(name, []).append(item.cell)
+    return found
+
+
+def _set(tags: Mapping[str, Any], parts: Iterable[str]) -> tuple[Any, ...]:
+    """What a row's set goes by: several rows may have the same parts, and labels of their own."""
+    return (frozenset(parts), *(tags[tag] for tag in (*ABOUT, "protocol")))
+
+
 def value_of(cell: Cell, plan: Plan) -> dict[str, Any]:
     """What memory and time of a cell depend on, as a JSON value: the ``of`` of its measures."""
     found = {name: value for name, value in cell.value.items() if name not in _LEFT_OUT}
+    if isinstance(cell, DistilCell):
+        found["plugin"] = {name: value for name, value in cell.plugin.items() if name != RHO_IS_OF}
+    if isinstance(cell, DistilCell | PretrainCell):
+        used = {name: {"number": len(keys), **_shape(keys[0], plan)} for name, keys in cell.uses.items()}
+        return found | {"uses": used}
+    assert isinstance(cell, AnalyseCell | EvaluateCell | RelabelCell)
+    found["images"] = cell.images if has_real_images(cell) else images_of(cell, plan)
     if isinstance(cell, RelabelCell):
-        parts = [plan.planned[key].cell for key in cell.images]
-        per_class = sum(part.ipc for part in parts if isinstance(part, DistilCell))
-        found["images"] = per_class * cell.dataset.classes
-        return found | {"teacher": _shape(cell.teacher, plan)}
-    uses = cast(DistilCell | PretrainCell, cell).uses
-    shapes = {name: {"number": len(keys), **_shape(keys[0], plan)} for name, keys in uses.items()}
-    return found | {"uses": shapes}
+        found["teacher"] = _shape(cell.teacher, plan)
+    if isinstance(cell, AnalyseCell):
+        found["networks"] = [_shape(key, plan) for key in cell.networks]
+    return found
+
+
+def has_real_images(cell: AnalyseCell | EvaluateCell | RelabelCell) -> bool:
+    """Whether a cell goes through images of the dataset, and not those of a set."""
+    return cell.images in ((TEST_IMAGES,), (WHOLE_TRAINING_SET,))
+
+
+def images_of(cell: AnalyseCell | EvaluateCell | RelabelCell, plan: Plan) -> int:
+    """How many images the set has that a cell goes through."""
+    parts = [plan.planned[key].cell for key in cell.images]
+    return sum(part.ipc for part in parts if isinstance(part, DistilCell)) * cell.dataset.classes
 
 
 def _shape(key: str, plan: Plan) -> dict[str, Any]:
@@ -76,7 +118,7 @@ def _shape(key: str, plan: Plan) -> dict[str, Any]:
 
 def name_of(value: Mapping[str, Any]) -> str:
     """What a measured cell goes by among a row's ``stages``: a hash of its :func:`value_of`."""
-    return hashlib.sha256(canonical(value).encode()).hexdigest()
+    return key_of(value)
 
 
 @dataclass(frozen=True)
@@ -112,7 +154,7 @@ class Measures:
         self.plan = plan
         self._how, self._device, self._updates, self._warmup = how, device, updates, warmup
         self._found: dict[str, Measured] = {}
-        relabelled = {item.cell.images: item.cell for item in plan if isinstance(item.cell, RelabelCell)}
+        relabelled = _relabelled(plan)
         for tags, cells in rows(plan, only):
             about = {tag: tags[tag] for tag in _TAGS} | {"seed": 0}
             stages: dict[str, int] = {}
@@ -121,7 +163,7 @@ class Measures:
                 blank: dict[str, Any] = dict.fromkeys(_TAGS)
                 blank |= {"dataset": about["dataset"], "seed": 0, "what": made.what, "network": network}
                 self._count(stages, made, blank)
-            if (labels := relabelled.get(tuple(cell.key for cell in cells))) is not None:
+            for labels in relabelled.get(_set(tags, (cell.key for cell in cells)), ()):
                 self._count(stages, labels, about)
             self._add(max(cells, key=lambda cell: cell.ipc), {**about, "stages": stages})
 

@@ -15,6 +15,7 @@ from baselines.base import Need
 from bench.arithmetic import Arithmetic
 from bench.cells import (
     AUXILIARY,
+    RHO_IS_OF,
     WHOLE_TRAINING_SET,
     AnalyseCell,
     Cell,
@@ -26,6 +27,7 @@ from bench.cells import (
 )
 from bench.errors import UserError, near
 from bench.networks.names import parse as parse_network
+from bench.own import HINT
 from bench.planning.analyses import Analyses
 from bench.planning.needs import TEACHER, Needs, checked_network
 from bench.spec import Block, NamedPlugin, Suite
@@ -107,11 +109,21 @@ class _Distilled:
         return [
             DistilCell(
                 *(self.dataset, self.method, self.settings, images, part),
-                *(self.network, self.plugin, seed, self.uses),
+                *(self.network, _of_all(self.plugin, images * self.dataset.classes), seed, self.uses),
                 arithmetic=self.arithmetic,
             )
             for part, images in enumerate(self.parts)
         ]
+
+
+def _of_all(plugin: Mapping[str, Any], images: int) -> Mapping[str, Any]:
+    """The plug-in of a cell with so many images; its key says where `rho` is of more than the plug-in sees.
+
+    It once was of those alone, and the plug-in the weaker the more images there were (:mod:`bench.plugins`).
+    """
+    if plugin.get("weight") is not None or plugin.get("images_per_update", images) >= images:
+        return plugin
+    return {**plugin, RHO_IS_OF: "all images"}
 
 
 class Rows:
@@ -264,7 +276,8 @@ class Rows:
 
     def _entry(self, method: str) -> type[MethodSettings]:
         if method not in METHODS:
-            raise UserError(f"{self._where}.method: no method {method!r}; {near(method, [*METHODS, FULL])}")
+            known = near(method, [*METHODS, FULL])
+            raise UserError(f"{self._where}.method: no method {method!r}; {known}; {HINT}")
         found: Entry = METHODS[method]
         return found.settings
 
@@ -365,7 +378,8 @@ class Rows:
                 raise UserError(f"{where}: `none` is no plug-in and takes no {', '.join(named.overrides)}")
             return None
         if named.name not in PLUGINS:
-            raise UserError(f"{where}: no plug-in {named.name!r}; {near(named.name, ['none', *PLUGINS])}")
+            known = near(named.name, ["none", *PLUGINS])
+            raise UserError(f"{where}: no plug-in {named.name!r}; {known}; {HINT}")
         model = PLUGINS[named.name].settings
         try:
             return model.model_validate(named.overrides)

@@ -28,6 +28,8 @@ _FEWEST = 3
 _MIB = 2**20
 #: What tells methods apart where their name does not: it may have the number in it that the curve is about.
 _SAME = {"steps": "settings", "networks": "plain"}
+#: In place of a variant of MetaDD: the method alone.
+_ALONE = ""
 
 
 @dataclass(frozen=True)
@@ -64,14 +66,17 @@ class Law:
 def curves(rows: Iterable[Mapping[str, Any]]) -> list[Curve]:
     """The curves of two points or more; rows are of one that agree in all but its axis.
 
-    Of estimates those as on a GPU, where there are such. Against auxiliary networks the method without a
-    plug-in is the point at 0; against the image's side datasets with as many classes are one.
+    Of estimates those as on a GPU, where there are such. Against auxiliary networks each variant of MetaDD,
+    by its settings but for these, has a curve, of which the method without a plug-in is the point at 0;
+    where it has other networks in the same number, none of these is a point. Against the image's side
+    datasets with as many classes are one.
     """
     known = [row for row in rows if _counts(row)]
     devices = {row["cell"]["device"] for row in known}
     known = [row for row in known if row["cell"]["device"] == max(devices)]  # "cuda" before "cpu"
     found: dict[tuple[Any, ...], dict[int, float]] = {}
     names: dict[tuple[Any, ...], str] = {}
+    variants: dict[tuple[Any, ...], dict[str, list[_Peak]]] = {}
     # A measure may be in several rows of a table: a part of SRe2L's set is the same at each IPC.
     tagged = [(row, tags) for row in known for tags in (row["tags"], *row.get("also", ()))]
     for row, tags in tagged:
@@ -82,13 +87,41 @@ def curves(rows: Iterable[Mapping[str, Any]]) -> list[Curve]:
             dataset = f"{where['classes']} classes" if axis == "size" else where["dataset"]
             others = tuple(where[other] for other in AXES if other not in (axis, "size"))
             same = (axis, where[_SAME.get(axis, "method")], dataset, where["on"], others)
-            found.setdefault(same, {})[where[axis]] = mib
-            names.setdefault(same, f"{where['plain']} + MetaDD" if axis == "networks" else where["family"])
-    return [
-        Curve(same[0], names[same], same[2], tuple(sorted(points.items())))
-        for same, points in found.items()
-        if len(points) > 1
-    ]
+            points = found.setdefault(same, {})
+            names.setdefault(same, where["family"])
+            if axis == "networks":
+                peak = (len(where["through"]), where["through"], mib, where["method"])
+                variants.setdefault(same, {}).setdefault(where["variant"], []).append(peak)
+            else:
+                points[where[axis]] = mib
+    made = []
+    for same, points in found.items():
+        named = _variants(same[1], variants[same]) if same in variants else {names[same]: points}
+        made += [
+            Curve(same[0], name, same[2], tuple(sorted(each.items())))
+            for name, each in named.items()
+            if len(each) > 1
+        ]
+    return made
+
+
+#: How many networks, which, MiB, and the method's name.
+_Peak = tuple[int, tuple[str, ...], float, str]
+
+
+def _variants(method: str, peaks: Mapping[str, list[_Peak]]) -> dict[str, dict[int, float]]:
+    """By the name of each variant of MetaDD, MiB by the number of networks."""
+    variants = [each for variant, each in peaks.items() if variant != _ALONE]
+    found = {}
+    for plugged in variants:
+        there: dict[int, dict[tuple[str, ...], float]] = {}
+        for number, through, mib, _ in (*peaks.get(_ALONE, ()), *plugged):
+            there.setdefault(number, {})[through] = mib
+        name = f"{method} + MetaDD" if len(variants) == 1 else max(plugged)[3]
+        found[name] = {
+            number: mib for number, each in there.items() if len(each) == 1 for mib in each.values()
+        }
+    return found
 
 
 def law(curve: Curve) -> Law:
@@ -138,11 +171,15 @@ def _coordinates(row: Mapping[str, Any], tags: Mapping[str, Any]) -> dict[str, A
     settings = of["settings"]
     inner = settings.get("inner")
     steps = (inner if isinstance(inner, Mapping) else settings).get("syn_steps")
-    plugged = of["plugin"]["name"] != "none"
+    plugin = of["plugin"]
+    through = tuple(plugin.get("networks", ())) if plugin["name"] == "metadd" else ()
+    variant = canonical({name: value for name, value in plugin.items() if name != "networks"})
     return {
         "ipc": tags["ipc"],
         "steps": steps,
-        "networks": len(of["plugin"]["networks"]) if plugged else 0,
+        "networks": len(through) if plugin["name"] in ("none", "metadd") else None,
+        "through": through,
+        "variant": _ALONE if plugin["name"] == "none" else variant,
         "size": of["dataset"]["size"],
         "classes": of["dataset"]["classes"],
         "dataset": tags["dataset"],

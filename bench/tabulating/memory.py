@@ -13,10 +13,11 @@ from bench.tabulating import growth, overhead, pairs
 from bench.tabulating.overhead import COLUMNS, NOT_MEASURED, OF_SETS, Overhead
 from bench.tabulating.table import NAMES, Table, TableCell, TableRow, row_tags
 
+_LIVE, _ALLOCATED = "peak_live_bytes", "peak_allocated_bytes"
 #: What is measured, by its name in a row's cost, and how the table says it.
 _MEASURES = {
-    "peak_live_bytes": "the peak of live tensor bytes, counted on a CPU in two updates",
-    "peak_allocated_bytes": "the peak of what PyTorch allocated on a GPU, over the whole distillation",
+    _LIVE: "the peak of live tensor bytes, counted on a CPU in two updates",
+    _ALLOCATED: "the peak of what PyTorch allocated on a GPU, over the whole distillation",
 }
 _DETAILS = ("percent_of_alone", "measure")
 #: With measures beside the runs: where a row's numbers come from, and what a GPU took.
@@ -37,7 +38,8 @@ def frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
     A column per tag that tells sets apart; ``without`` (see :mod:`bench.tabulating.pairs`); ``cell_method``,
     the method's name in the registry; ``device``, what it was distilled on; and each measure in bytes, of the
-    largest part of the set. Left out are sets that lack a part yet, and those that no update was made for.
+    largest part of the set. Where the parts were made on several devices it names them all, and there is no
+    peak of a GPU. Left out are sets that lack a part yet, and those that no update was made for.
     """
     parts = [
         {tag: tags[tag] for tag in (*overhead.SET[:-1], "seed")}
@@ -56,10 +58,12 @@ def frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     found = found.astype(dict.fromkeys(_MEASURES, "float64"))
     sets = found.groupby(one, sort=False, dropna=False).agg(
         images=("images", "sum"),
-        device=("device", "first"),
+        device=("device", lambda models: " and ".join(dict.fromkeys(models))),
+        devices=("device", "nunique"),
         keys=("key", tuple),
         **{name: (name, _largest) for name in _MEASURES},
     )
+    sets.loc[sets.pop("devices") > 1, _ALLOCATED] = float("nan")
     sets = sets.reset_index()
     return pairs.with_plain_names(sets[sets["images"] == sets["ipc"]].reset_index(drop=True))
 
@@ -129,11 +133,11 @@ def _side_by_side(
     under: dict[str, None] = {}
     for about, (source, found) in overhead.fullest(blocks).items():
         under |= overhead.generator(found)
-        measure = "peak_allocated_bytes" if source == _GPU else "peak_live_bytes"
+        measure = _ALLOCATED if source == _GPU else _LIVE
         cells = {column: _with_measure(cell, measure) for column, cell in found.cells.items()}
         gpu, estimate = (blocks[each].get(about) for each in (_GPU, _AS_GPU))
         for column, shown in zip(OF_SETS, _ON_GPU, strict=True):
-            cells[shown] = _with_measure(_on_gpu(column, gpu, estimate), "peak_allocated_bytes")
+            cells[shown] = _with_measure(_on_gpu(column, gpu, estimate), _ALLOCATED)
         rows.append(TableRow((*about, source), cells))
     gpus = sorted(sources[_GPU]["device"].unique()) if not sources[_GPU].empty else []
     header = (
@@ -147,16 +151,15 @@ def _side_by_side(
 
 def _sources(distilled: pd.DataFrame, measured: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The sets of each source, with their peaks; of GPUs those of the model that most are of."""
-    live, allocated = _MEASURES
     run, cpu = measured["how"] == "run", measured["kind"] == "cpu"
-    gpu = [_of(measured[run & ~cpu], allocated), *([_of(distilled, allocated)] if len(distilled) else [])]
+    gpu = [_of(measured[run & ~cpu], _ALLOCATED), *([_of(distilled, _ALLOCATED)] if len(distilled) else [])]
     # A set that was measured by itself counts, and not its run.
     devices = overhead.of_most(pd.concat(gpu)).drop_duplicates([*overhead.SET, "seed"])
     return {
-        _RUNS: _of(distilled, live) if len(distilled) else distilled,
-        _COUNTED: _of(measured[run & cpu], live),
-        _AS_GPU: _of(measured[~run & ~cpu], live),
-        _AS_CPU: _of(measured[~run & cpu], live),
+        _RUNS: _of(distilled, _LIVE) if len(distilled) else distilled,
+        _COUNTED: _of(measured[run & cpu], _LIVE),
+        _AS_GPU: _of(measured[~run & ~cpu], _LIVE),
+        _AS_CPU: _of(measured[~run & cpu], _LIVE),
         _GPU: devices.reset_index(drop=True),
     }
 
@@ -187,7 +190,7 @@ def _with_measure(cell: TableCell, measure: str) -> TableCell:
 
 def _measured(measure: str, data: pd.DataFrame) -> str:
     devices = ", ".join(sorted(data["device"].unique()))
-    where = f" ({devices})" if measure == "peak_allocated_bytes" else ""
+    where = f" ({devices})" if measure == _ALLOCATED else ""
     return f"Memory in MiB: {_MEASURES[measure]}{where}."
 
 

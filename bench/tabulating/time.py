@@ -15,6 +15,7 @@ from bench.spec import TableSpec
 from bench.tabulating import overhead, pairs
 from bench.tabulating.overhead import NOT_MEASURED, OF_SETS, Overhead
 from bench.tabulating.table import NAMES, Table, TableCell, TableRow, row_tags
+from bench.training import recipes
 
 #: Of a method per update, as for memory but for the ratio; of a whole set; and of a GPU beside a CPU.
 _UPDATE = overhead.COLUMNS[:-1]
@@ -23,66 +24,87 @@ _ON_GPU = tuple(f"{column} (GPU)" for column in OF_SETS)
 _DETAILS = ("percent_of_alone", "unit", "source")
 _FROM = "From"
 _MEASURED, _RUNS = "measured", "runs"
+#: What one set of a row goes by, but for the method's name in the registry.
+_ONE = (*overhead.SET[:-1], "seed")
 #: Stands before what was extrapolated.
 _ABOUT = "≈ "
+#: No sets.
+_NONE = pd.DataFrame(columns=["seconds", "device"])
 
 
 def runs(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """The current distil rows as a frame of sets, for :mod:`bench.tabulating.overhead`.
 
     Columns more: ``kind`` (of device), ``seconds`` (of an update), and ``total``: those of a set with all
-    that was made for it, by the rows of ``total_keys``; NaN where the row of a stage is not there, or is of
-    another device. Left out are sets that lack a part yet, and those that no update was made for.
+    that was made for it, its soft labels (of each recipe) too, by the rows of ``total_keys``; NaN where the
+    row of a stage is not there, or is of another device. Where the parts were made on several devices,
+    ``device`` names them all and both are NaN. Left out are sets that lack a part yet, and those that no
+    update was made for.
     """
     current = {row["key"]: row for row in rows if row["current"]}
-    labels = {
-        tuple(row["cell"]["images"]): row for row in current.values() if row["cell"]["kind"] == "relabel"
-    }
+    labels = _labels(current.values())
     found: dict[tuple[Any, ...], dict[str, Mapping[str, Any]]] = {}
+    asked: dict[tuple[Any, ...], set[str]] = {}
     for key, row in current.items():
         if row["cell"]["kind"] == "distil" and row["cost"]["updates"]:
             for tags in (row["tags"], *row.get("also", ())):
                 if tags["plugin"] in (pairs.NONE, overhead.METADD):
-                    about = tuple(tags[tag] for tag in (*overhead.SET[:-1], "seed"))
-                    found.setdefault((*about, row["cell"]["method"]), {})[key] = row
+                    about = (*(tags[tag] for tag in _ONE), row["cell"]["method"])
+                    found.setdefault(about, {})[key] = row
+                    asked.setdefault(about, set()).update({tags["recipe"]} & recipes.SOFT)
     sets = []
     for about, parts in found.items():
-        named = dict(zip((*overhead.SET[:-1], "seed", "cell_method"), about, strict=True))
-        first = next(iter(parts.values()))
+        named = dict(zip((*_ONE, "cell_method"), about, strict=True))
         if sum(row["cell"]["ipc"] for row in parts.values()) != named["ipc"]:
             continue
         updates = sum(row["cost"]["updates"] for row in parts.values())
-        total, keys = _total(parts, current, labels)
-        named |= {"seconds": sum(map(_seconds, parts.values())) / updates, "keys": tuple(parts)}
-        named |= {"total": total, "total_keys": keys}
-        named |= {"device": first["provenance"]["device"], "kind": first["provenance"]["device_kind"]}
+        seconds = sum(map(_seconds, parts.values())) / updates
+        mine = [labels.get((frozenset(parts), recipe, *about[:-1])) for recipe in sorted(asked[about])]
+        total, keys = None, tuple(parts)
+        if None not in mine:
+            done = {row["key"]: row for each in mine for row in each or ()}
+            total, keys = _total(parts, done, current)
+        devices = dict.fromkeys(row["provenance"]["device"] for row in parts.values())
+        named |= {"seconds": seconds if len(devices) == 1 else None, "keys": tuple(parts)}
+        named |= {"total": total, "total_keys": keys, "device": " and ".join(devices)}
+        named |= {"kind": next(iter(parts.values()))["provenance"]["device_kind"]}
         sets.append(named)
     if not sets:
         return pd.DataFrame()
     return pairs.with_plain_names(pd.DataFrame(sets).astype({"seconds": "float64", "total": "float64"}))
 
 
+def _labels(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[Any, ...], list[Mapping[str, Any]]]:
+    """The rows of soft labels by their set: its parts, the recipe, and what else a set goes by."""
+    found: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row["cell"]["kind"] == "relabel":
+            for tags in (row["tags"], *row.get("also", ())):
+                about = (frozenset(row["cell"]["images"]), tags["recipe"], *(tags[tag] for tag in _ONE))
+                found.setdefault(about, []).append(row)
+    return found
+
+
 def _total(
     parts: Mapping[str, Mapping[str, Any]],
+    labels: Mapping[str, Mapping[str, Any]],
     current: Mapping[str, Mapping[str, Any]],
-    labels: Mapping[tuple[str, ...], Mapping[str, Any]],
 ) -> tuple[float | None, tuple[str, ...]]:
-    """The seconds of a set with all that it needs, and the keys of the rows that say so."""
-    needed = dict(parts)
-    waiting = list(parts.values())
-    while waiting:
-        for keys in waiting.pop()["cell"]["uses"].values():
-            for key in keys:
+    """The seconds of a set with its labels and all that these need, and the keys of the rows that say so."""
+    needed: dict[str, Mapping[str, Any]] = {}
+    for made in (parts, labels):
+        needed |= made
+        waiting = list(made.values())
+        while waiting:
+            cell = waiting.pop()["cell"]
+            used = [[cell["teacher"]]] if cell["kind"] == "relabel" else cell["uses"].values()
+            for key in (key for keys in used for key in keys):
                 if key.startswith(FILE) or key in needed:
                     continue
                 if key not in current:
                     return None, tuple(parts)
                 needed[key] = current[key]
                 waiting.append(current[key])
-    if (relabelled := labels.get(tuple(parts))) is not None:
-        needed[relabelled["key"]] = relabelled
-        if (teacher := relabelled["cell"]["teacher"]) in current:
-            needed[teacher] = current[teacher]
     if len({row["provenance"]["device"] for row in needed.values()}) > 1:
         return None, tuple(parts)
     return sum(map(_seconds, needed.values())), tuple(needed)
@@ -110,9 +132,10 @@ def time_table(
     measured = overhead.measured(measures)
     sources = {_MEASURED: _executed(measured), _RUNS: runs(rows)}
     without = () if measured.empty else overhead.troubles(measured[measured["how"] == "run"])
-    there = pd.concat([data for data in sources.values() if not data.empty] or [pd.DataFrame()])
+    known = pd.concat([data for data in sources.values() if not data.empty] or [_NONE])
+    there = known[known["seconds"].notna()]
     if there.empty:
-        notes = ("No time was measured yet.", *without)
+        notes = ("No time was measured yet.", *_left_out(known, ()), *without)
         return Table(name, spec.title, tuple(header), notes=notes, details=_DETAILS)
     kind = "cpu" if (there["kind"] == "cpu").any() else "cuda"
     device = overhead.of_most(there[there["kind"] == kind])["device"].iloc[0]
@@ -148,7 +171,7 @@ def time_table(
     names = (*(NAMES[tag] for tag in by), _FROM)
     header = (*header, _header(device))
     models = {str(model) for data in gpus.values() if not data.empty for model in data["device"]}
-    notes = (_note(models), *_generators(generators), *_left_out(there, {device} | models), *without)
+    notes = (_note(models), *_generators(generators), *_left_out(known, {device} | models), *without)
     return Table(name, spec.title, header, names, shown, tuple(made), notes, _DETAILS)
 
 
@@ -160,7 +183,7 @@ def _on(data: pd.DataFrame, where: str, value: str) -> pd.DataFrame:
     """The sets of one device, with seconds per update; of a kind of device those of the model most are of."""
     if data.empty:
         return data
-    there = overhead.of_most(data[data[where] == value])
+    there = overhead.of_most(data[(data[where] == value) & data["seconds"].notna()])
     return there.assign(column=there["plugin"], value=there["seconds"]).reset_index(drop=True)
 
 

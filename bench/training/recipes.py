@@ -174,6 +174,8 @@ _RECIPES: dict[str, tuple[type[Recipe], dict[str, Any]]] = {
 
 #: The names of all recipes.
 RECIPES: tuple[str, ...] = tuple(_RECIPES)
+#: Of these, those of sets with soft labels.
+SOFT = frozenset(name for name, (kind, _) in _RECIPES.items() if kind.soft)
 
 
 def model(name: str) -> type[Recipe]:
