@@ -12,6 +12,7 @@ import sys
 from importlib import import_module, util
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from traceback import extract_tb
 from types import ModuleType
 
 from baselines import METHODS, Entry, Method, MethodSettings
@@ -35,14 +36,36 @@ def add_file(path: Path) -> str:
         source = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise NotAMethod(f"{path}: cannot be read ({error.strerror}); a Python file is expected") from None
+    module = imported(path, module_name)
+    _add(name, _entry(module, str(path), source), str(path))
+    return name
+
+
+def imported(path: Path, module_name: str) -> ModuleType:
+    """Run a file as a module of this name.
+
+    Raises:
+        NotAMethod: it is no Python file, or what it imports is not there. Whatever else it raises is its bug.
+    """
     spec = util.spec_from_file_location(module_name, path)
     if spec is None or spec.loader is None:
         raise NotAMethod(f"{path}: a Python file, ending in .py, is expected")
     module = util.module_from_spec(spec)
     sys.modules[module_name] = module
-    spec.loader.exec_module(module)
-    _add(name, _entry(module, str(path), source), str(path))
-    return name
+    try:
+        spec.loader.exec_module(module)
+    except (ImportError, SyntaxError) as error:
+        del sys.modules[module_name]
+        raise NotAMethod(f"{path}{_line(error, path)}: {type(error).__name__}: {error}") from None
+    return module
+
+
+def _line(error: Exception, path: Path) -> str:
+    """Which line of a file an exception came from; nothing where it was none of the file's."""
+    lines = [
+        frame.lineno for frame in extract_tb(error.__traceback__) if Path(frame.filename) == path.absolute()
+    ]
+    return f", line {lines[-1]}" if lines else ""
 
 
 def add_installed() -> list[str]:

@@ -52,8 +52,8 @@ def check(suite: str, results: Path, against: Path, slower: float | None = None)
     if not now:
         raise UserError(f"{results / suite}: no rows; `metadd-bench run {suite}` makes some")
     if not reference:
-        more = f"`metadd-bench check {suite} --update --reason TEXT` makes these rows the reference"
-        raise UserError(f"{against / suite}: no reference; {more}")
+        update = f"metadd-bench check {suite} --results {results} --against {against} --update --reason TEXT"
+        raise UserError(f"{against / suite}: no reference; `{update}` makes these rows the reference")
     return compare(suite, reference, now, slower)
 
 

@@ -295,9 +295,9 @@ def _sets(published: Iterable[Results]) -> Iterator[Chosen]:
 
 def _check_tags(found: Iterable[Chosen], only: Mapping[str, str]) -> None:
     known = sorted({tag for each in found for tag in each.tags})
-    for tag in only:
+    for tag, value in only.items():
         if tag not in known:
-            raise UserError(f"--only {tag}=…: no such key; {near(tag, known)}")
+            raise UserError(f"--only {tag}={value}: no such key; {near(tag, known)}")
 
 
 def _fits(each: Chosen, cell: str, only: Mapping[str, str]) -> bool:

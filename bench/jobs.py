@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from bench import device, runner
+from bench.disk import trouble
 from bench.own import add_methods
 from bench.walk import Silent
 
@@ -59,4 +60,9 @@ def _work(plan: Plan, store: Store, options: runner.Options, own: Sequence[Path]
     torch.set_num_threads(threads)
     device.choose(options.device.type)
     add_methods(own)
-    runner.run(plan, store, options, Silent())
+    try:
+        runner.run(plan, store, options, Silent())
+    except OSError as error:
+        if trouble(error) is None:
+            raise
+        # The disk is full, say. Who started this makes what is left, or is stopped by the same and says so.

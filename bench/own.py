@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import sys
 from collections.abc import Sequence
-from importlib import util
 from pathlib import Path
 
 from baselines import own as methods
 from bench.errors import UserError
 from metadd import PLUGINS, PluginEntry, PluginSettings
+
+#: The end of an error about a name that no method or plug-in has.
+HINT = "a file of your own is named by --method-path"
 
 
 def add_methods(files: Sequence[Path] = ()) -> None:
@@ -36,6 +37,19 @@ def add_methods(files: Sequence[Path] = ()) -> None:
         raise UserError(str(problem)) from None
 
 
+def check_there(files: Sequence[Path]) -> None:
+    """See that these files can be read, for verbs that take them as others do and need nothing of them.
+
+    Raises:
+        UserError: one cannot.
+    """
+    for file in files:
+        try:
+            file.open("rb").close()
+        except OSError as error:
+            raise UserError(f"{file}: cannot be read ({error.strerror}); a Python file is expected") from None
+
+
 def add_plugin(path: Path) -> bool:
     """Add the plug-in that a file defines; False where its text derives no class from ``PluginSettings``.
 
@@ -51,12 +65,10 @@ def add_plugin(path: Path) -> bool:
     if path.suffix != ".py" or not _derives(text, path):
         return False
     name, module_name = path.stem, f"metadd_own_plugin_{path.stem}"
-    spec = util.spec_from_file_location(module_name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = util.module_from_spec(spec)
-    sys.modules[module_name] = module
-    spec.loader.exec_module(module)
+    try:
+        module = methods.imported(path, module_name)
+    except methods.NotAMethod as problem:
+        raise UserError(str(problem)) from None
     found = [
         each
         for each in vars(module).values()
@@ -81,7 +93,9 @@ def _derives(text: bytes, path: Path) -> bool:
     """Whether a class in this Python text names ``PluginSettings`` among its bases."""
     try:
         tree = ast.parse(text)
-    except (SyntaxError, ValueError) as error:
+    except SyntaxError as error:
+        raise UserError(f"{path}, line {error.lineno}: no Python ({error.msg})") from None
+    except ValueError as error:  # a byte 0
         raise UserError(f"{path}: no Python ({error})") from None
     bases = [base for each in ast.walk(tree) if isinstance(each, ast.ClassDef) for base in each.bases]
     return any("PluginSettings" in (getattr(base, "id", ""), getattr(base, "attr", "")) for base in bases)

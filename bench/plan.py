@@ -48,9 +48,9 @@ class Plan:
             UserError: a tag is unknown, or no cell is left.
         """
         known = sorted({tag for item in self for tag in item.tags})
-        for tag in wanted:
+        for tag, value in wanted.items():
             if tag not in known:
-                raise UserError(f"--only {tag}=…: no such key; {near(tag, known)}")
+                raise UserError(f"--only {tag}={value}: no such key; {near(tag, known)}")
         keep: set[str] = set()
         for key, item in reversed(list(self.planned.items())):  # what needs comes after what is needed
             if key in keep or has_tags(item, {tag: [value] for tag, value in wanted.items()}):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.errors import UserError, near
+from bench.errors import UserError
 from bench.results import Results
-from bench.spec import Spec, find_suite
+from bench.spec import Spec, find_suite, unknown
 
 
 def plot(spec: Spec, suite: str, results: Results, name: str, file: Path) -> bool:
@@ -18,7 +18,7 @@ def plot(spec: Spec, suite: str, results: Results, name: str, file: Path) -> boo
     from bench.plotting import accuracy, cams, cost, images
 
     if name not in spec.figures:
-        raise UserError(f"no figure {name!r}; {near(name, list(spec.figures))}")
+        raise UserError(unknown("figure", name, spec.figures))
     asked, note = spec.figures[name], f"Suite {suite}."
     if asked.kind in accuracy.DRAW:
         from bench.tabulating.accuracy import frame

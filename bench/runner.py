@@ -17,6 +17,7 @@ from bench import data
 from bench import device as devices
 from bench.arithmetic import arithmetic_of
 from bench.cells import AnalyseCell, Cell, DatasetId, DistilCell, EvaluateCell, PretrainCell, RelabelCell
+from bench.disk import naming
 from bench.errors import CellFailure
 from bench.measuring.fitcheck import FitCheck
 from bench.plan import Plan, Planned
@@ -208,6 +209,7 @@ class _Walk:
         """What the stage of a claimed cell is given, with a place to work in."""
         cell, store, options = item.cell, self.store, self.options
         with (
+            naming(store.root),
             store.workspace(cell) as workspace,
             failures(),
             devices.computing(options.device, arithmetic_of(cell.value)),

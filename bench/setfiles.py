@@ -173,7 +173,7 @@ def _pt(file: Path) -> Arrays:
         with warnings.catch_warnings(), torch.serialization.safe_globals(_SKIP):  # type: ignore[arg-type]
             warnings.simplefilter("ignore")
             found = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except (pickle.UnpicklingError, LookupError) as error:  # a byte that means nothing is a KeyError
         if refused := re.search(r"GLOBAL (\S+) was not an allowed|whose module (\S+) is blocked", str(error)):
             raise UserError(
                 f"{file}: holds a {refused[1] or refused[2]}, and reading that could run code; "

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from bench.arithmetic import Precision
 from bench.errors import UserError, near
@@ -30,7 +30,19 @@ def _as_list(value: Any) -> Any:
 
 def _as_seeds(value: Any) -> Any:
     """``3`` means the seeds 0, 1, 2; a list is taken as it is."""
-    return list(range(value)) if isinstance(value, int) and not isinstance(value, bool) else value
+    if not isinstance(value, int) or isinstance(value, bool):
+        return value
+    if value < 1:
+        raise ValueError("a number of seeds, 1 or more, or a list of seeds is expected")
+    return list(range(value))
+
+
+def _distinct(values: list[Any]) -> list[Any]:
+    """A list in which nothing stands twice: of two equal cells there would be one."""
+    for number, value in enumerate(values):
+        if value in values[:number]:
+            raise ValueError(f"{getattr(value, 'name', value)} stands twice")
+    return values
 
 
 def _named(value: Any) -> Any:
@@ -49,9 +61,9 @@ def _as_texts(value: Any) -> Any:
 
 
 T = TypeVar("T")
-OneOrMore = Annotated[list[T], BeforeValidator(_as_list), Field(min_length=1)]
+OneOrMore = Annotated[list[T], BeforeValidator(_as_list), Field(min_length=1), AfterValidator(_distinct)]
 Seed = Annotated[int, Field(ge=0, strict=True)]
-Seeds = Annotated[list[Seed], BeforeValidator(_as_seeds), Field(min_length=1)]
+Seeds = Annotated[list[Seed], BeforeValidator(_as_seeds), Field(min_length=1), AfterValidator(_distinct)]
 
 
 class _Strict(BaseModel):
@@ -332,7 +344,7 @@ def read(file: Path | None = None) -> Spec:
         ):
             for item in wanted:
                 if item not in there:
-                    raise UserError(f"{file}: suites.{name}: no {kind} {item!r}; {near(item, list(there))}")
+                    raise UserError(f"{file}: suites.{name}: {unknown(kind, item, there)}")
     return spec
 
 
@@ -352,6 +364,13 @@ def _content(file: Path) -> Mapping[str, Any]:
     return content
 
 
+def unknown(kind: str, name: str, there: Mapping[str, Any]) -> str:
+    """That a tables file has no suite, table or figure of this name, and which it has."""
+    if not there:
+        return f"no {kind} {name!r}: the tables file has none; `extends: installed` brings the built-in ones"
+    return f"no {kind} {name!r}; {near(name, list(there))}"
+
+
 def find_suite(spec: Spec, name: str) -> Suite:
     """The suite of this name.
 
@@ -359,5 +378,5 @@ def find_suite(spec: Spec, name: str) -> Suite:
         UserError: there is none; the message has the near names.
     """
     if name not in spec.suites:
-        raise UserError(f"no suite {name!r}; {near(name, list(spec.suites))}")
+        raise UserError(unknown("suite", name, spec.suites))
     return spec.suites[name]

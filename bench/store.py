@@ -21,6 +21,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from bench.cells import Cell
+from bench.disk import is_closed
 from bench.errors import UserError
 from bench.files import sha256, sync, write_json
 from bench.results import Results
@@ -40,12 +41,20 @@ class State(StrEnum):
 
 @contextmanager
 def held(folder: Path) -> Iterator[bool]:
-    """Hold the lock of the cell in (or to be in) this folder of a store; False where another process does."""
+    """Hold the lock of the cell in (or to be in) this folder of a store; False where another process does.
+
+    Where no lock may be made (a store that is only read), nobody makes cells, so that it counts as held.
+    """
     lock = FileLock(folder.with_name(f"{folder.name}.lock"))
     try:
         lock.acquire(blocking=False)
     except Timeout:
         yield False
+        return
+    except OSError as error:
+        if not is_closed(error):
+            raise
+        yield True
         return
     try:
         yield True

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.cells import canonical
-from bench.errors import UserError, near
-from bench.spec import Spec, Suite, TableSpec, find_suite
+from bench.errors import UserError
+from bench.spec import Spec, Suite, TableSpec, find_suite, unknown
 
 if TYPE_CHECKING:
     from bench.results import Results
@@ -23,7 +23,7 @@ def table(spec: Spec, suite: str, results: Results, names: Sequence[str]) -> lis
     """
     for name in names:
         if name not in spec.tables:
-            raise UserError(f"no table {name!r}; {near(name, list(spec.tables))}")
+            raise UserError(unknown("table", name, spec.tables))
     rows = results.rows.values()
     header = (*suite_header(suite, find_suite(spec, suite)), *pretrained(rows))
     return [_table(spec, suite, results, name, header) for name in names]

@@ -12,6 +12,7 @@ from command_line import (
     TINY,
     finish,
     is_one_line,
+    rows,
     run_apart,
     run_here,
     snapshot,
@@ -70,9 +71,9 @@ SUITES = {
         ["evaluate.recipe", "did you mean 'epochs'"],
     ),
     "missing key": ({"evaluate": {"networks": ["convnet"]}}, ["evaluate.recipe", "is missing"]),
-    "wrong type": ({"ipc": "ten"}, ["suites.tiny.ipc.0", "valid integer", "'ten'"]),
+    "wrong type": ({"ipc": "ten"}, ["suites.tiny.ipc:", "valid integer", "'ten'"]),
     "text for a number": (evaluation(test_per_class="10"), ["test_per_class", "valid integer", "'10'"]),
-    "yes for a number": ({"ipc": True}, ["suites.tiny.ipc.0", "valid integer", "True"]),
+    "yes for a number": ({"ipc": True}, ["suites.tiny.ipc:", "valid integer", "True"]),
     "out of range": (grid(method="dm", settings={"lr_img": -1}), ["settings", "lr_img", "greater than 0"]),
     "not a finite number": (grid(method="dm", settings={"lr_img": float("nan")}), ["lr_img"]),
     "not finite": (grid(method="dm", settings={"lr_img": float("inf")}), ["lr_img", "finite number"]),
@@ -85,20 +86,33 @@ SUITES = {
     ),
     "unknown protocol": ({"protocol": "paper"}, ["protocol", "'authors' or 'common'"]),
     "negative seed": ({"seeds": [-1]}, ["suites.tiny.seeds.0", "greater than or equal to 0"]),
-    "negative number of seeds": ({"seeds": -3}, ["suites.tiny.seeds"]),
-    "no seeds": ({"seeds": []}, ["suites.tiny.seeds", "at least 1 item"]),
-    "empty grid": ({"grid": []}, ["suites.tiny.grid", "at least 1 item"]),
+    "one image of none": ({"ipc": 0}, ["suites.tiny.ipc: ", "greater than or equal to 1, not 0\n"]),
+    "none among images": ({"ipc": [1, 0]}, ["suites.tiny.ipc.1: ", "greater than or equal to 1, not 0\n"]),
+    "an ipc that stands twice": ({"ipc": [1, 3, 1]}, ["suites.tiny.ipc: 1 stands twice\n"]),
+    "a seed that stands twice": ({"seeds": [2, 2]}, ["suites.tiny.seeds: 2 stands twice\n"]),
+    "a plug-in that stands twice": ({"plugin": ["none", "none"]}, ["plugin: none stands twice\n"]),
+    "negative number of seeds": ({"seeds": -3}, ["suites.tiny.seeds: a number", "is expected, not -3\n"]),
+    "zero seeds": ({"seeds": 0}, ["suites.tiny.seeds: a number of seeds", "is expected, not 0\n"]),
+    "no seeds": ({"seeds": []}, ["suites.tiny.seeds: at least 1 item is expected\n"]),
+    "no networks": (evaluation(networks=[]), ["evaluate.networks: at least 1 item is expected\n"]),
+    "empty grid": ({"grid": []}, ["suites.tiny.grid: at least 1 item is expected\n"]),
     "plug-in on random": (
         grid(method="random", plugin={"name": "stub"}),
         ["grid.0.plugin", "no plug-in 'stub'"],
     ),
     "settings for no plug-in": (grid(method="dm", plugin={"name": "none", "rho": 1}), ["takes no rho"]),
-    "unknown plug-in": (grid(method="dm", plugin="metad"), ["grid.0.plugin", "no plug-in 'metad'", "none"]),
+    "unknown plug-in": (
+        grid(method="dm", plugin="metad"),
+        ["grid.0.plugin", "no plug-in 'metad'", "none", "--method-path"],
+    ),
     "full with ipc": (grid(method="full", ipc=1), ["grid.0.ipc", "`full`", "takes none"]),
     "full with settings": (grid(method="full", settings={"x": 1}), ["grid.0.settings", "`full`"]),
     "ipc above the class size": ({"ipc": 500}, ["grid.0.ipc", "500", "142"]),
     "test subset above the class size": (evaluation(test_per_class=999), ["test_per_class", "999", "35"]),
-    "unknown method": (grid(method="dn"), ["grid.0.method", "did you mean 'dm'"]),
+    "unknown method": (
+        grid(method="dn"),
+        ["grid.0.method", "did you mean 'dm'", "; a file of your own is named by --method-path\n"],
+    ),
     "unknown dataset": ({"dataset": "digit"}, ["unknown dataset", "did you mean 'digits'"]),
     "unknown recipe": (evaluation(recipe="sort"), ["evaluate.recipe", "did you mean 'short'"]),
     "unknown network": ({"network": "convnetx"}, ["grid.0.network", "did you mean 'convnet'"]),
@@ -168,7 +182,10 @@ ARGUMENTS = {
     "unknown suite's status": ("status tinny", ["did you mean 'tiny'"]),
     "missing tables file": ("run tiny --tables nowhere.yaml", ["nowhere.yaml", "No such file"]),
     "tables file is a folder": ("run tiny --tables store", ["store", "Is a directory"]),
-    "unknown --only key": ("run tiny --only metod=DM", ["metod", "did you mean 'method'"]),
+    "unknown --only key": (
+        "run tiny --only metod=DM",
+        ["--only metod=DM: no such key", "did you mean 'method'"],
+    ),
     "--only without a value": ("run tiny --only method", ["KEY=VALUE"]),
     "--only leaves nothing": ("run tiny --only method=DC", ["leaves no cell", "method is one of DM"]),
     "--only in status": ("status tiny --only sed=1", ["did you mean 'seed'"]),
@@ -192,14 +209,30 @@ ARGUMENTS = {
     "unknown format": ("table --format docx", ["--format", "'latex'"]),
     "unknown picture format": ("plot --format gif", ["--format", "svg"]),
     "unknown kind to list": ("list suits", ["suites"]),
+    "unknown figure of a file without any": (
+        "plot heatmap --tables bare.yaml",
+        ["no figure", "`extends: installed`"],
+    ),
+    "unknown table of a file without any": (
+        "table headline --tables bare.yaml",
+        ["no table", "`extends: installed`"],
+    ),
+    "unknown method": ("table --method-path nowhere.py", ["nowhere.py: cannot be read", "Python file"]),
+    "unknown method of a figure": ("plot --method-path nowhere.py", ["nowhere.py: cannot be read"]),
+    "unknown method of a check": ("check tiny --method-path nowhere.py", ["nowhere.py: cannot be read"]),
+    "a file where a pack's store should be": (
+        "unpack x --store tables.yaml",
+        ["--store tables.yaml", "folder"],
+    ),
     "unknown data": ("data cifar11", ["did you mean 'cifar10"]),
 }
-NO_TABLES = ("data", "evaluate", "frobnicate")
+NO_TABLES = ("data", "evaluate", "frobnicate", "unpack")
 
 
 @pytest.mark.parametrize(("arguments", "words"), ARGUMENTS.values(), ids=ARGUMENTS)
 def test_a_mistake_in_the_arguments(place, monkeypatch, capfd, arguments, words):
     given = arguments.split()
+    (place / "bare.yaml").write_text(yaml.safe_dump({"suites": {"tiny": TINY}}))
     if given[0] not in NO_TABLES and "--tables" not in given:
         given += ["--tables", "tables.yaml"]
     before = snapshot(place)
@@ -228,6 +261,19 @@ def damage_rows(place, text):
     path.write_bytes(path.read_bytes() + text)
 
 
+def mix_up_rows(place):
+    """What a merge may leave: a row with the key of another."""
+    first, second = rows(place)
+    damage_rows(place, json.dumps({**second, "key": first["key"]}).encode() + b"\n")
+
+
+def edit_row(place, **fields):
+    """What a hand may leave: the row of an evaluation with other fields."""
+    first, second = rows(place)
+    lines = [json.dumps(each) + "\n" for each in (first, {**second, **fields})]
+    (place / "results/tiny/rows.jsonl").write_text("".join(lines))
+
+
 def damage_row(place, change):
     (path,) = place.glob("store/distil/*/*/row.json")
     path.write_text(change(path.read_text()))
@@ -249,6 +295,26 @@ DAMAGE = {
     "a published row that is a number": (lambda p: damage_rows(p, b"3\n"), ["rows.jsonl, line 3"]),
     "a published row that is no text": (lambda p: damage_rows(p, b"\xff\xfe\n"), ["rows.jsonl, line 3"]),
     "a conflict left in the rows": (lambda p: damage_rows(p, b"<<<<<<< HEAD\n"), ["rows.jsonl, line 3"]),
+    "a published row of another cell": (
+        mix_up_rows,
+        ["rows.jsonl, line 3: key ", "is not that of the row's cell, which is "],
+    ),
+    "a published row without its accuracy": (
+        lambda p: edit_row(p, result={"correct": 21}),
+        ["rows.jsonl, line 2: not a row (its result has no accuracy that is a number)"],
+    ),
+    "a text for an accuracy": (
+        lambda p: edit_row(p, result={"accuracy": "70", "test_images": 30}),
+        ["line 2: not a row (its result has no accuracy that is a number)"],
+    ),
+    "a text for seconds": (
+        lambda p: edit_row(p, cost={"seconds": "1"}),
+        ["line 2: not a row (the seconds of its cost is no number)"],
+    ),
+    "a text for provenance": (
+        lambda p: edit_row(p, provenance="mine"),
+        ["line 2: not a row (its provenance is no JSON object)"],
+    ),
     "half a stored row": (lambda p: damage_row(p, lambda text: text[:40]), ["row.json", "delete the folder"]),
     "an empty stored row": (lambda p: damage_row(p, lambda text: ""), ["row.json", "delete the folder"]),
     "a stored row that is a list": (lambda p: damage_row(p, lambda text: "[]"), ["row.json", "damaged"]),
@@ -273,11 +339,13 @@ def test_damage_is_named_before_anything_is_made(place, monkeypatch, capfd, dama
     assert snapshot(place) == before
 
 
-@pytest.mark.parametrize("verb", [("table", "accuracy"), ("plot", "sets")], ids=" ".join)
-def test_reading_verbs_name_a_damaged_row(place, monkeypatch, capfd, verb):
-    damage_rows(place, b"{}\n")
+@pytest.mark.parametrize("damage", [name for name in DAMAGE if "published" in name or "text" in name])
+@pytest.mark.parametrize("verb", ["table accuracy", "plot sets", "report tiny", "check tiny"])
+def test_reading_verbs_name_a_damaged_row(place, monkeypatch, capfd, verb, damage):
+    make, words = DAMAGE[damage]
+    make(place)
     before = snapshot(place)
-    is_one_line(run_here(monkeypatch, capfd, *verb, "--tables", "tables.yaml"), "rows.jsonl, line 3")
+    is_one_line(run_here(monkeypatch, capfd, *verb.split(), "--tables", "tables.yaml"), *words)
     assert snapshot(place) == before
 
 
@@ -307,7 +375,11 @@ def test_help_no_arguments_and_the_end_by_hand(tmp_path, monkeypatch, capfd):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("bench.api.open_suite", interrupted)
-    assert run_here(monkeypatch, capfd, "status", "smoke").status == 130
+    done = run_here(monkeypatch, capfd, "status", "smoke")
+    assert (done.status, done.out, done.err) == (130, "", "metadd-bench: interrupted\n")
+    done = run_here(monkeypatch, capfd, "run", "smoke")
+    goes_on = "metadd-bench: interrupted; the same command goes on where it stopped\n"
+    assert (done.status, done.out, done.err) == (130, "", goes_on)
     assert list(tmp_path.iterdir()) == []
 
 

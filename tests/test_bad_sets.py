@@ -97,6 +97,12 @@ SETS = {
     ),
     "too few labels": ("a.npz", arrays(images=IMAGES, labels=LABELS[:2]), ("--pixels", "unit"), ["[2]"]),
     "no labels": ("a.npz", arrays(images=IMAGES), ("--pixels", "unit"), ["no `labels`"]),
+    "a text": (
+        "a.pt",
+        lambda path: path.write_text("hi there"),
+        (),
+        ["no .pt file: torch.save writes one\n"],
+    ),
     "folder of no class": ("sets", folder_of_no_class, (), ["seven"]),
     "image of the wrong size": ("sets", png_of_the_wrong_size, (), ["8x8", "32x32"]),
     "unknown recipe": ("a.npz", None, ("--recipe", "das"), ["did you mean 'dsa'"]),

@@ -263,7 +263,7 @@ def test_the_card_brings_images_into_ddranking_s_space(exported):
     [
         (["--only", "method=DM"], "several sets fit"),
         (["--only", "method=DX"], "did you mean 'DM'"),
-        (["--only", "colour=red"], "--only colour=…: no such key"),
+        (["--only", "colour=red"], "--only colour=red: no such key"),
         (["zzz"], "no distilled set whose key begins with zzz"),
         ([], "say which set"),
         (["--suite", "cifar11-cpu", "--only", "method=DM"], "no suite 'cifar11-cpu'"),

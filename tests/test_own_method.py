@@ -56,6 +56,27 @@ def test_without_the_file_the_method_is_unknown(folder, monkeypatch, capfd):
     done = run_here(monkeypatch, capfd, "run", "mine", "--tables", "mine.yaml")
     assert done.status == 2
     assert "no method 'mean'" in done.err
+    assert "; a file of your own is named by --method-path" in done.err
+
+
+def test_another_exception_of_the_file_keeps_its_traceback(folder, monkeypatch, capfd):
+    (folder / "broken.py").write_text("1 / 0\n")
+    with pytest.raises(ZeroDivisionError):
+        run_here(monkeypatch, capfd, "list", "methods", "--method-path", "broken.py")
+
+
+def test_verbs_that_read_rows_take_the_file_and_the_report_asks_for_it(folder, monkeypatch, capfd):
+    places = ("--tables", "mine.yaml", "--method-path", "mean.py")
+    assert run_here(monkeypatch, capfd, "run", "mine", *places).status == 0
+    (folder / "mean.py").write_text("1 / 0\n")  # so they do not run it
+    assert "| Mean images |" in run_here(monkeypatch, capfd, "table", "accuracy", *places).out
+    assert run_here(monkeypatch, capfd, "plot", *places).status == 0
+    update = ("check", "mine", "--update", "--reason", "first")
+    assert run_here(monkeypatch, capfd, *update, *places).status == 0
+    METHODS.pop("mean")
+    assert run_here(monkeypatch, capfd, "report", "mine", *places[:2]).status == 0
+    asked = "<code>metadd-bench report mine --method-path FILE</code> tells it."
+    assert asked in (folder / "results/mine/report.html").read_text()
 
 
 def test_listed_with_its_label(folder, monkeypatch, capfd):
@@ -81,11 +102,29 @@ def test_an_installed_module_adds_its_method(folder, monkeypatch):
         ("dm.py", block("python"), "there is a method 'dm' already"),
         ("mean.txt", "", "a Python file, ending in .py, is expected"),
         ("bare.py", block("python").replace("    label:", "    name:"), "needs a `label`"),
+        (
+            "far.py",
+            "import json\nimport not_there\n",
+            "far.py, line 2: ModuleNotFoundError: No module named 'not_there'",
+        ),
+        (
+            "part.py",
+            "from json import nothing\n",
+            "part.py, line 1: ImportError: cannot import name 'nothing'",
+        ),
+        ("broken.py", "\nx = (\n", "broken.py, line 2: no Python ('(' was never closed)"),
+        (
+            "other.py",
+            "import sys\nsys.path.insert(0, '.')\nimport bad_helper\n",
+            "other.py, line 3: SyntaxError: ",
+        ),
     ],
 )
 def test_what_is_no_method_is_refused_in_one_line(folder, monkeypatch, capfd, name, text, said):
     if text is not None:
         (folder / name).write_text(text)
+    (folder / "bad_helper.py").write_text("x = (\n")
+    monkeypatch.setattr(sys, "path", [*sys.path])
     done = run_here(monkeypatch, capfd, "run", "mine", "--tables", "mine.yaml", "--method-path", name)
     assert (done.status, done.out) == (2, "")
     assert said in done.err

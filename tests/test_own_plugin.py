@@ -93,7 +93,8 @@ def test_another_file_means_other_cells_of_the_plug_in_alone(folder, monkeypatch
             block("python") + "class Other(SmoothSettings):\n    pass\n",
             "one class derived from PluginSettings is expected, not SmoothSettings, Other",
         ),
-        ("broken.py", "class Broken(:\n", "no Python"),
+        ("broken.py", "class Broken(:\n", "broken.py, line 1: no Python (invalid syntax)"),
+        ("far.py", "import not_there\n" + block("python"), "far.py, line 1: ModuleNotFoundError"),
         ("smooth.txt", block("python"), "a Python file, ending in .py, is expected"),
     ],
 )

@@ -133,7 +133,9 @@ def test_a_checkpoint_that_cannot_be_read_is_left_alone(undisturbed, tmp_path, s
     partial = cell.parent.with_name(f"{cell.parent.name}.partial")
     partial.mkdir()
     spoil(partial / "checkpoint.pt")
-    assert finish(start(folder, *RUN), folder).status == 0
+    done = finish(start(folder, *RUN), folder)
+    where = (partial / "checkpoint.pt").relative_to(folder)
+    assert (done.status, done.err) == (0, f"{where}: cannot be read; the cell starts anew\n")
     assert bits(folder) == bits(undisturbed)
     assert nothing_left(folder)
 

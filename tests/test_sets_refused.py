@@ -130,7 +130,7 @@ def test_damaged_files_are_one_line_wherever_they_are_cut_or_flipped(file, suffi
         (lambda d: (d / "3").mkdir(parents=True), "by number (0 to 2)"),
         (lambda d: picture(d / "loose.png"), "an image outside the class folders"),
         (lambda d: picture(d / "cat" / "a.png", 16), "16x16; all images here must be 8x8"),
-        (lambda d: text(d / "cat" / "a.png"), "is damaged or not an image"),
+        (lambda d: text(d / "cat" / "a.png"), "is damaged or not an image; put a whole one in its place"),
         (lambda d: picture(d / "cat" / "more" / "a.png"), "a folder inside a class folder"),
     ],
 )

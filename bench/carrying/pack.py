@@ -16,21 +16,26 @@ import io
 import json
 import re
 import tarfile
-from collections.abc import Collection, Mapping
+import zipfile
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
+from bench.cells import key_of
+from bench.disk import naming
 from bench.errors import UserError
-from bench.files import sync
+from bench.files import sha256, sync
+from bench.results import MEASURES, Results
+from bench.results import ROWS as CELLS
 from bench.store import held
 
 FORMAT, VERSION = "metadd-bench pack", 1
 #: The first member of a pack, and the last.
 HEAD, MANIFEST = "pack.json", "manifest.json"
 #: What of a suite's results folder travels, besides the sets; its tables and figures can be made again.
-ROWS = ("rows.jsonl", "measures.jsonl")
+ROWS = (CELLS, MEASURES)
 PARTIAL = ".partial"
 #: Smaller pieces than this would be mostly names.
 SMALLEST_PIECE = 64 * 2**10
@@ -54,6 +59,8 @@ class Packed:
         checkpoints: unfinished ones.
         suites: whose published rows are in it.
         running: the keys of cells that another process holds; they were left out.
+        damaged: the folders of cells that are not what their rows say, and checkpoints that cannot be read;
+            they were left out.
         left_out: the files larger than was asked for, as ``KEY/NAME``; their cells' rows are in it.
 
     """
@@ -63,6 +70,7 @@ class Packed:
     checkpoints: int = 0
     suites: list[str] = field(default_factory=list)
     running: list[str] = field(default_factory=list)
+    damaged: list[Path] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
 
@@ -86,7 +94,8 @@ def pack(
         largest: artifacts of more bytes stay behind; None takes all.
 
     Raises:
-        UserError: the file or a piece of it is there already, or there is nothing to pack.
+        UserError: the file or a piece of it is there already, there is nothing to pack, or a published row is
+            damaged.
     """
     if max_size is not None and max_size < SMALLEST_PIECE:
         raise UserError(f"--max-size: pieces of {max_size} bytes are too small; take at least 64KiB")
@@ -94,7 +103,7 @@ def pack(
         raise UserError(f"{there[0]}: is there already; delete it, or give the pack another name")
     file.parent.mkdir(parents=True, exist_ok=True)
     packed = Packed()
-    with TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as folder:
+    with naming(file), TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as folder:
         with _Pieces(Path(folder) / file.name, max_size) as written:
             writer = _Writer(written)
             _pack_cells(writer, store, suites, largest, packed)
@@ -137,16 +146,48 @@ def _pack_cells(
             if not mine:
                 packed.running.append(folder.name)
             elif (folder / "row.json").exists():
+                large = [path for path in _files(folder) if _is_larger(path, largest)]
+                files = [path for path in _files(folder) if path not in large]
+                if sound_row(folder, files) is None:
+                    packed.damaged.append(folder)
+                    continue
                 packed.cells += 1
-                for path in _files(folder):
-                    if largest is None or path.name == "row.json" or path.stat().st_size <= largest:
-                        writer.add(f"store/{path.relative_to(store).as_posix()}", path)
-                    else:
-                        packed.left_out.append(f"{folder.name}/{path.name}")
-            elif partial.is_dir():
-                packed.checkpoints += 1
-                for path in _files(partial):
+                packed.left_out += [f"{folder.name}/{path.name}" for path in large]
+                for path in files:
                     writer.add(f"store/{path.relative_to(store).as_posix()}", path)
+            elif partial.is_dir():
+                files = [path for path in _files(partial) if zipfile.is_zipfile(path)]  # by torch.save
+                packed.damaged += [path for path in _files(partial) if path not in files]
+                packed.checkpoints += bool(files)
+                for path in files:
+                    writer.add(f"store/{path.relative_to(store).as_posix()}", path)
+
+
+def _is_larger(path: Path, most: int | None) -> bool:
+    """Whether a file is too large to be packed; rows always travel."""
+    return most is not None and path.name != "row.json" and path.stat().st_size > most
+
+
+def sound_row(folder: Path, files: Iterable[Path]) -> dict[str, Any] | None:
+    """The row of the finished cell in ``folder``; None unless it is of the folder's key and of these files.
+
+    Artifacts may be missing (they were too large to travel); the store then makes the cell again when another
+    needs them.
+    """
+    try:
+        row: dict[str, Any] = json.loads((folder / "row.json").read_text(encoding="utf-8"))
+        there = {path.name: sha256(path) for path in files if path.name != "row.json"}
+        kind, two, key = folder.parts[-3:]
+        sound = is_row(row) and there.items() <= row["artifacts"].items()
+        sound = sound and (kind, two, key) == (row["cell"]["kind"], row["key"][:2], row["key"])
+    except (FileNotFoundError, IsADirectoryError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return row if sound else None
+
+
+def is_row(row: dict[str, Any]) -> bool:
+    """Whether a value out of JSON is a row of a cell and has the cell's key."""
+    return key_of(row["cell"]) == row["key"] and {"result", "cost", "provenance", "artifacts"} <= row.keys()
 
 
 def _pack_results(
@@ -155,7 +196,7 @@ def _pack_results(
     for folder in sorted(path for path in results.glob("*") if path.is_dir()):
         if suites is not None and folder.name not in suites:
             continue
-        rows = [folder / name for name in ROWS if (folder / name).exists()]
+        rows = [folder / name for name in ROWS if Results(folder, name).rows]  # a damaged one is refused
         if rows:
             packed.suites.append(folder.name)
         for path in (*rows, *(each for kept in sorted(folder.glob("sets/*")) for each in _files(kept))):

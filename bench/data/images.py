@@ -88,4 +88,7 @@ def _opened(data: bytes, where: str) -> Image.Image:
 def _damaged(where: str, error: Exception) -> UserError:
     # Pillow's text for an unknown file shows the address of an object in memory: no use to anyone.
     reason = str(error) if not isinstance(error, UnidentifiedImageError) else ""
-    return UserError(f"{where} is damaged or not an image{f' ({reason})' if reason else ''}")
+    said = f" ({reason})" if reason else ""
+    return UserError(
+        f"{where} is damaged or not an image{said}; put a whole one in its place, or take it away"
+    )

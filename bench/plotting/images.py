@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from bench.data.wordnet import called
+from bench.files import write_bytes
 from bench.plotting.style import BODY, DPI, NOTE, QUIET, TITLE, save, style, text_width, wrapped
 from bench.results import PLATE, Results
 from bench.spec import FigureSpec
@@ -138,8 +139,7 @@ def distilled(spec: FigureSpec, shown: Sequence[Panel], note: str, file: Path) -
         if file.suffix == ".png":
             drawn = BytesIO()
             figure.savefig(drawn, format="png", dpi=DPI)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(_fewer_colours(drawn.getvalue()))
+            write_bytes(file, _fewer_colours(drawn.getvalue()))
         else:
             save(figure, file)
 

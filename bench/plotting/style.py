@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from bench.files import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -80,8 +83,9 @@ def save(figure: Figure, file: Path) -> None:
 
     Call it inside :func:`style`, which fixes the salt of an SVG's ids. The folder is made.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=DPI, metadata=_METADATA[file.suffix])
+    drawn = BytesIO()
+    figure.savefig(drawn, format=file.suffix[1:], dpi=DPI, metadata=_METADATA[file.suffix])
+    write_bytes(file, drawn.getvalue())
 
 
 def titled(figure: Figure, title: str, note: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from bench.cells import DatasetId
 from bench.data import parse
 from bench.errors import UserError
+from bench.own import HINT
 from bench.plan import Dataset, Plan, plan
 from bench.spec import Spec, find_suite
 from bench.store import Store
@@ -48,6 +49,11 @@ class Standing:
     unplanned: int = 0
     #: Why the plan is not known, where it is not; then nothing else is.
     unknown: str | None = None
+
+    @property
+    def lacks_file(self) -> bool:
+        """Whether the plan is not known for want of a file with a method or plug-in of one's own."""
+        return self.unknown is not None and self.unknown.endswith(HINT)
 
 
 def standing(spec: Spec, suite: str, rows: Mapping[str, Mapping[str, Any]], store: Store | None) -> Standing:

@@ -47,12 +47,12 @@ def to_markdown(found: Costs, budget: float | None = None) -> str:
     lines += _shared(groups)
     bought = found.bought((budget or 0) * _HOUR)
     lines += ["", "## In the order in which a run makes them", ""]
-    header = ["First", "cells", "GPU hours", "so far"] + [f"in {budget:g} h"] * bool(budget)
+    header = ["First", "cells", "GPU hours", "so far"] + ([f"in {budget:g} h"] if budget else [])
     body, so_far = [], 0.0
     for each in bought:
         so_far += each.all.seconds
         numbers = [str(each.all.cells), _hours(each.all.seconds), _hours(so_far)]
-        body.append([each.words, *numbers, *([f"{each.reached} cells"] * bool(budget))])
+        body.append([each.words, *numbers, *([f"{each.reached} cells"] if budget else [])])
     lines += _table(header, body)
     return "\n".join(lines) + "\n"
 

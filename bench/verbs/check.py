@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bench.errors import UserError
-from bench.verbs.options import ResultsDir, SuiteName, TablesFile
+from bench.verbs.options import MethodPaths, ResultsDir, SuiteName, TablesFile
 
 
 def check(
@@ -26,13 +26,16 @@ def check(
     update: Annotated[bool, typer.Option("--update", help="make the results the new reference")] = False,
     reason: Annotated[str | None, typer.Option(metavar="TEXT", help="why, for --update")] = None,
     tables: TablesFile = None,
+    method_path: MethodPaths = None,
 ) -> None:
     """Compare a suite's results with a reference: exit 0 same or better, 1 worse, 3 cannot tell."""
     from bench.check import accept
     from bench.check import check as compare
     from bench.checking.moved import lines
+    from bench.own import check_there
     from bench.spec import find_suite, read
 
+    check_there(method_path or ())
     find_suite(read(tables), suite)
     if slower is not None and slower <= 1:
         raise UserError(f"--slower {slower:g}: more than 1 is expected, such as 1.5")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bench.verbs.options import PictureFormat, ResultsDir, TableFormat, TablesFile
+from bench.verbs.options import MethodPaths, PictureFormat, ResultsDir, TableFormat, TablesFile
 from bench.verbs.places import published
 
 
@@ -21,12 +21,15 @@ def table(
     results: ResultsDir = Path("results"),
     format_: Annotated[TableFormat, typer.Option("--format", help="how to print")] = TableFormat.md,
     tables: TablesFile = None,
+    method_path: MethodPaths = None,
 ) -> None:
     """Print tables from published rows."""
+    from bench.own import check_there
     from bench.spec import read
     from bench.tables import table as tables_of
     from bench.tabulating.formats import FORMATS
 
+    check_there(method_path or ())
     spec = read(tables)
     found = [
         tables_of(spec, name, kept, names or spec.suites[name].tables)
@@ -46,11 +49,14 @@ def plot(
     results: ResultsDir = Path("results"),
     format_: Annotated[PictureFormat, typer.Option("--format", help="how to draw")] = PictureFormat.png,
     tables: TablesFile = None,
+    method_path: MethodPaths = None,
 ) -> None:
     """Draw figures from published rows and pictures, into the results folder."""
     from bench import plots
+    from bench.own import check_there
     from bench.spec import read
 
+    check_there(method_path or ())
     spec = read(tables)
     for name, kept in published(spec, suite, results):
         for figure in names or spec.suites[name].figures:

@@ -26,6 +26,7 @@ def export(
     tables: TablesFile = None,
 ) -> None:
     """Write a distilled set for use elsewhere: tensors, a folder of images and a dataset card."""
+    from bench.disk import naming
     from bench.errors import UserError
     from bench.export import choose
     from bench.export import export as write
@@ -39,7 +40,8 @@ def export(
     chosen = choose(results, suite, cell, wanted(only))
     known = spec.suites.get(chosen.suite)
     about = f"{known.title}. {known.note}".strip() if known else ""
-    done = write(chosen, to, store, about, soft_labels)
+    with naming(to):
+        done = write(chosen, to, store, about, soft_labels)
     typer.echo(f"{done.what}: {done.images} images in {done.folder}")
     if done.clamped:
         share = done.clamped / done.values

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-#: Exit statuses: cells that failed, a user's mistake, a time limit that was reached.
-FAILED, MISTAKE, OUT_OF_TIME = 1, 2, 4
+#: Exit statuses: cells that failed, a user's mistake, a time limit that was reached, Ctrl-C.
+FAILED, MISTAKE, OUT_OF_TIME, INTERRUPTED = 1, 2, 4, 130
 
 
 class DeviceName(StrEnum):

@@ -59,6 +59,7 @@ def pack(
     )
     _say("left out, larger than asked for", packed.left_out)
     _say("left out, running", packed.running)
+    _say("left out, damaged", map(str, packed.damaged))
 
 
 def unpack(
@@ -67,9 +68,10 @@ def unpack(
     results: ResultsDir = Path("results"),
 ) -> None:
     """Put what a pack holds in its place, after all of it was verified; nothing that is here is replaced."""
+    from bench.api import checked_folder
     from bench.carrying import unpack as unpacking
 
-    found = unpacking.unpack(file, store, results)
+    found = unpacking.unpack(file, checked_folder(store, "--store"), checked_folder(results, "--results"))
     typer.echo(
         f"new: {found.cells} cells, {found.checkpoints} checkpoints, {found.rows} published rows, "
         f"{found.sets} files of sets; known already: {found.known}"

@@ -140,7 +140,7 @@ def test_a_damaged_unpacked_archive_is_named(places):
         ),
         (
             lambda f: (f / "train/dog/4.png").write_bytes(b"x"),
-            r"train/dog/4\.png is damaged or not an image$",
+            r"train/dog/4\.png is damaged or not an image; put a whole one in its place",
         ),
         (lambda f: cut(f / "test/dog/1.png"), r"test/dog/1\.png is damaged or not an image \("),
         (
