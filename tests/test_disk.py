@@ -123,7 +123,7 @@ def read_only(monkeypatch):
 
     monkeypatch.setattr("bench.store.FileLock.acquire", refuse)
     monkeypatch.setattr(
-        tempfile, "mkdtemp", lambda *a, dir, **b: (refuse if "store" in str(dir) else make)(*a, dir=dir, **b)
+        tempfile, "mkdtemp", lambda *a, **b: (refuse if "store" in f"{a}{b}" else make)(*a, **b)
     )
 
 

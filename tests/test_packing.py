@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import tarfile
+import zipfile
 
 import pytest
 from command_line import TINY, finish, is_one_line, run_here, snapshot, start, write_tables
@@ -28,7 +29,8 @@ def there(tmp_path_factory, cache):
         assert finish(start(folder, *RUN), folder).status == 0
     partial = folder / "store/distil/ab" / f"{'ab' * 32}.partial"
     partial.mkdir(parents=True)
-    (partial / "checkpoint.pt").write_bytes(b"half of a set")
+    with zipfile.ZipFile(partial / "checkpoint.pt", "w") as file:  # as torch.save makes it
+        file.writestr("half", b"of a set")
     return folder
 
 
@@ -227,8 +229,11 @@ def test_what_no_pack_holds_is_refused(packed, tmp_path, change, words):
     with pytest.raises(UserError, match=words) as refused:
         opened(file, tmp_path / "here")
     assert "\n" not in str(refused.value)
-    assert [path for path in (tmp_path / "here").rglob("*") if path.is_file()] == []
-    assert not (tmp_path / "escaped").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["crafted"]
+    (tmp_path / "here/store").mkdir(parents=True)
+    with pytest.raises(UserError, match=words):
+        opened(file, tmp_path / "here")
+    assert list((tmp_path / "here").rglob("*")) == [tmp_path / "here/store"]
 
 
 def test_the_crafted_packs_are_refused_for_their_changes_alone(packed, tmp_path, there):
@@ -268,6 +273,54 @@ def test_a_published_row_with_other_results_is_no_hit_for_the_store_either(packe
     assert [path.name for path in tmp_path.glob("store/*/*/*/row.json")] == ["row.json"]
 
 
+@pytest.fixture
+def here(there, tmp_path, monkeypatch):
+    """A copy of that machine's folder, to be damaged."""
+    shutil.copytree(there, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+#: What happened to a cell's row and its set.
+DAMAGE = {
+    "half a row": lambda row, images: row.write_bytes(row.read_bytes()[:40]),
+    "a row of another cell": lambda row, images: row.write_text(
+        row.read_text().replace('"seed": 0', '"seed": 9')
+    ),
+    "a row that is a list": lambda row, images: row.write_text("[]"),
+    "another byte": lambda row, images: images.write_bytes(images.read_bytes()[:-1] + b"\xff"),
+    "a file too many": lambda row, images: row.with_name("notes.txt").write_text("mine"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_cell_stays_here_and_is_named(here, tmp_path, monkeypatch, capfd, damage):
+    (row,) = here.glob("store/distil/*/*/row.json")
+    damage(row, row.with_name("images.safetensors"))
+    done = run_here(monkeypatch, capfd, "pack", tmp_path / "a.pack")
+    assert (done.status, done.err) == (0, f"left out, damaged: {row.parent.relative_to(here)}\n")
+    assert done.out.startswith("packed 1 cells, 1 checkpoints, rows of tiny: ")
+    found = opened(tmp_path / "a.pack", tmp_path)
+    assert (found.cells, found.rows, found.checkpoints) == (1, 2, 1)
+
+
+def test_half_a_checkpoint_stays_here_and_is_named(here, tmp_path, monkeypatch, capfd):
+    (path,) = here.glob("store/*/*/*.partial/checkpoint.pt")
+    os.truncate(path, path.stat().st_size - 1)
+    done = run_here(monkeypatch, capfd, "pack", tmp_path / "a.pack")
+    assert (done.status, done.err) == (0, f"left out, damaged: {path.relative_to(here)}\n")
+    assert done.out.startswith("packed 2 cells, 0 checkpoints, rows of tiny: ")
+    assert opened(tmp_path / "a.pack", tmp_path).checkpoints == 0
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "measures.jsonl"])
+def test_damaged_published_rows_are_no_pack(here, tmp_path, monkeypatch, capfd, name):
+    rows = (here / "results/tiny/rows.jsonl").read_bytes()
+    (here / "results/tiny" / name).write_bytes(rows + b"{}\n")
+    is_one_line(run_here(monkeypatch, capfd, "pack", tmp_path / "a.pack"), f"tiny/{name}, line 3: not a row")
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+
+
 def test_running_cells_stay_where_they_run(there, packed, tmp_path, monkeypatch, capfd):
     (row,) = there.glob("store/evaluate/*/*/row.json")
     key = row.parent.name
@@ -287,8 +340,8 @@ def test_running_cells_stay_where_they_run(there, packed, tmp_path, monkeypatch,
     assert not (lock.parent / key).exists()
 
 
-@pytest.mark.parametrize(("seconds", "kept"), [(-100, b"half of a set"), (+100, b"ours")])
-def test_of_two_checkpoints_the_newer_one_is_kept(there, packed, tmp_path, seconds, kept):
+@pytest.mark.parametrize("seconds", [-100, +100])
+def test_of_two_checkpoints_the_newer_one_is_kept(there, packed, tmp_path, seconds):
     (theirs,) = there.glob("store/*/*/*.partial/checkpoint.pt")
     ours = tmp_path / theirs.relative_to(there)
     ours.parent.mkdir(parents=True)
@@ -296,7 +349,7 @@ def test_of_two_checkpoints_the_newer_one_is_kept(there, packed, tmp_path, secon
     when = theirs.stat().st_mtime + seconds
     os.utime(ours, (when, when))
     opened(packed, tmp_path)
-    assert ours.read_bytes() == kept
+    assert ours.read_bytes() == (b"ours" if seconds > 0 else theirs.read_bytes())
 
 
 def test_what_is_finished_here_takes_no_checkpoint_and_what_failed_here_is_finished(there, packed, tmp_path):
