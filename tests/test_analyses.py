@@ -129,7 +129,7 @@ def test_a_network_that_distils_is_not_unseen():
         (
             "analyse",
             {**ANALYSE, "unseen": ["alexnet"]},
-            r"analyse\.unseen: list should have at least 2 items",
+            r"analyse\.unseen: at least 2 items are expected",
         ),
         ("analyse", {"auxiliary": ANALYSE["auxiliary"]}, r"analyse\.unseen: is missing"),
         ("analyse", {**ANALYSE, "unsen": []}, r"analyse\.unsen: unknown key; did you mean .*'unseen'"),

@@ -54,16 +54,10 @@ def files(folder):
     return {path.name for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"}
 
 
-@pytest.mark.parametrize(
-    ("size", "further"),
-    [(100_000, ()), (100_000, ("--checkpoint-every", 0)), (3_000, ()), (300, ())],
-    ids=["the set", "a checkpoint", "the picture", "a row"],
-)
-def test_a_full_store(place, finished, monkeypatch, capfd, size, further):
+@pytest.mark.parametrize("further", [(), ("--checkpoint-every", 0)], ids=["the set", "a checkpoint"])
+def test_a_full_store(place, monkeypatch, capfd, further):
     shutil.rmtree(place / "store")
-    if size < 100_000:  # so small a set that other files are the larger ones
-        write_tables(place / "tables.yaml", tiny={**SUITE, "grid": [{"method": "random"}], "ipc": 1})
-    with room(size):
+    with room(100_000):
         done = run_here(monkeypatch, capfd, *RUN, *further)
     is_one_line(done, "metadd-bench: store: File too large; make room there or name another folder", GOES_ON)
     assert files(place / "store") == set()
@@ -71,6 +65,16 @@ def test_a_full_store(place, finished, monkeypatch, capfd, size, further):
     again = run_here(monkeypatch, capfd, *RUN, *further)
     assert (again.status, again.err) == (0, "")
     assert "2 cells: 0 hits, 2 made, 0 failed" in again.out
+
+
+def test_no_room_for_a_row(place, monkeypatch, capfd):
+    (row,) = place.glob("store/evaluate/*/*/row.json")
+    shutil.rmtree(row.parent)
+    with room(1_000):
+        done = run_here(monkeypatch, capfd, *RUN)
+    is_one_line(done, "store/evaluate/", "row.json: File too large; make room", GOES_ON)
+    assert files(place / "store/evaluate") == set()
+    assert "2 cells: 1 hits, 1 made" in run_here(monkeypatch, capfd, *RUN).out
 
 
 def test_full_results_hold_no_half_file(place, finished, monkeypatch, capfd):

@@ -120,7 +120,7 @@ def test_the_networks_of_dm_over_several_are_canonical_in_the_cell_and_so_in_its
     [
         (["vgg11", "convnt"], r"grid\.0\.settings: unknown network 'convnt': did you mean 'convnet'"),
         (["googlenet@w8"], r"grid\.0\.settings: .*googlenet does not support @w8"),
-        ([], r"grid\.0\.settings: networks: tuple should have at least 1 item"),
+        ([], r"grid\.0\.settings: networks: at least 1 item is expected"),
         ([8], r"grid\.0\.settings: networks\.0: .*valid string, not 8"),
     ],
 )

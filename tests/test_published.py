@@ -250,7 +250,7 @@ def test_a_reduced_suite_stands_beside_no_paper(monkeypatch, capfd, tmp_path):
     [
         ({"only": {"methods": "DM"}}, "only.methods"),
         ({"only": {"method": []}}, "only.method: "),
-        ({"only": {}}, "only: dictionary should have at least 1 item"),
+        ({"only": {}}, "only: at least 1 item is expected"),
         ({"kind": "memory", "only": {"ipc": 1}}, "only: a table of kind `memory` is about all rows"),
         ({"rows": ["network"]}, "rows: network is what the columns are"),
         ({"kind": "memory", "rows": ["network"]}, "it has no network"),

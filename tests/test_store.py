@@ -14,7 +14,7 @@ from bench.results import SMALL_SET, Results
 from bench.store import State, Store
 from bench.walk import collect, to_make
 
-ROW = {"cell": DISTIL.value, "result": {"loss": 1.0}, "cost": {}, "provenance": {}}
+ROW = {"cell": DISTIL.value, "result": {"accuracy": 1.0}, "cost": {}, "provenance": {}}
 
 
 @pytest.fixture

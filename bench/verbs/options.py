@@ -78,6 +78,8 @@ Only = Annotated[
 ]
 MethodPaths = Annotated[
     list[Path] | None,
-    typer.Option("--method-path", metavar="FILE", help="a file with a method of your own; repeatable"),
+    typer.Option(
+        "--method-path", metavar="FILE", help="a file with a method or plug-in of your own; repeatable"
+    ),
 ]
 Device = Annotated[DeviceName, typer.Option(help="where to run")]
