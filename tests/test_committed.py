@@ -137,13 +137,13 @@ def test_the_trained_generator_s_samples_are_taken_for_their_class():
 
 
 @pytest.mark.parametrize(
-    ("suite", "networks"),
-    [("cifar10-cpu", ("convnet", "resnet18@w16")), ("tiny-cpu", ("convnet@w64", "resnet18@w16"))],
+    ("suite", "networks", "seeds"),
+    [("cifar10-cpu", ("convnet", "resnet18@w16"), 9), ("tiny-cpu", ("convnet@w64", "resnet18@w16"), 3)],
 )
-def test_sre2l_stands_beside_random_images_with_the_same_labels(suite, networks):
+def test_sre2l_stands_beside_random_images_with_the_same_labels(suite, networks, seeds):
     for network in networks:
-        assert len(accuracies("SRe2L", 1, network, "sre2l", suite)) == 3
-        assert len(accuracies("Random, same soft labels", 1, network, "sre2l", suite)) == 3
+        for method in ("SRe2L", "SRe2L + MetaDD", "Random, same soft labels"):
+            assert len(accuracies(method, 1, network, "sre2l", suite)) == seeds
 
 
 def test_tiny_imagenet_has_random_images_and_dm():

@@ -193,7 +193,7 @@ def peaks(data, teacher, **settings):
 
 
 @pytest.mark.usefixtures("quick_collections")
-@pytest.mark.parametrize("how", [{}, {"batch": 3}, {"crop": True, "roll": "both"}, {"pixels": "unit"}])
+@pytest.mark.parametrize("how", [{}, {"batch": 3}, {"crop": True, "roll": "both"}, {"jitter": 0}])
 def test_fake_tensors_give_the_same_peak(data, teacher, how):
     real, fake = peaks(data, teacher, **how)
     assert real == fake

@@ -195,7 +195,7 @@ def test_columns_that_are_no_networks_have_a_mean_only_where_one_is_tested():
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ({"primary": ["a", "b", "c", "d", "e", "f"]}, "primary: list should have at most 5 items"),
+        ({"primary": ["a", "b", "c", "d", "e", "f"]}, "primary: at most 5 items are expected, not 6"),
         ({"primary": [{"method": "a", "ipcs": 1}]}, "primary.0.ipcs: unknown key; did you mean 'ipc'"),
         ({"primary": [{"ipc": 1}]}, "primary.0.method: is missing"),
         ({"kind": "memory", "primary": ["a"]}, "primary: differences in a table of kind `memory` are not"),
