@@ -132,6 +132,11 @@ class MethodSettings(BaseModel):
         return [ipc]
 
     @property
+    def cell_version(self) -> int:
+        """The version in a cell: more than ``version`` where the results of such settings alone changed."""
+        return self.version
+
+    @property
     def row_label(self) -> str:
         """The name in tables of a row with these settings."""
         return self.label

@@ -7,7 +7,7 @@ implementation DatasetCondensation/main_DM.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -50,21 +50,34 @@ class DM(Method[DMSettings]):
         for first in range(0, images.classes, chunk):
             last = min(first + chunk, images.classes)
             rows = images.rows(first, last)
-            real = tools.real(first, last, self.settings.batch_real)
             leaf = images.leaf(rows)
             synthetic = leaf.unflatten(0, (last - first, images.ipc))
             if draw is not None:
-                with torch.no_grad():
-                    real = tools.augment.apply(real, draw[first:last])
                 synthetic = tools.augment.apply(synthetic, draw[first:last])
-            with torch.no_grad():
-                pieces = real.flatten(0, 1).split(tools.per_forward if separable else real.shape[:2].numel())
-                target = torch.cat([embed(piece) for piece in pieces]).unflatten(0, real.shape[:2])
-            del real, pieces
+            target = self._target(embed, range(first, last), draw, tools, separable)
             loss = dm_loss(target, embed(synthetic.flatten(0, 1)).unflatten(0, synthetic.shape[:2]))
             images.add(rows, torch.autograd.grad(loss, leaf)[0])
             total += loss.detach()
         yield total
+
+    @torch.no_grad()
+    def _target(
+        self, embed: Callable[[Tensor], Tensor], classes: range, draw: Any, tools: Tools, separable: bool
+    ) -> Tensor:
+        """Embeddings [classes, n, features] of real images.
+
+        Or their means, n = 1, where some class has fewer than were asked for: of several classes as many are
+        drawn as the smallest has, and each shall have as many as it has alone.
+        """
+        real = tools.real(classes.start, classes.stop, self.settings.batch_real)
+        if separable and len(classes) > 1 and real.shape[1] < self.settings.batch_real:
+            alone = (self._target(embed, range(c, c + 1), draw, tools, separable) for c in classes)
+            return torch.cat([each.mean(1, keepdim=True) for each in alone])
+        if draw is not None:
+            real = tools.augment.apply(real, draw[classes.start : classes.stop])
+        pieces = real.flatten(0, 1).split(tools.per_forward if separable else real.shape[:2].numel())
+        found: Tensor = torch.cat([embed(piece) for piece in pieces]).unflatten(0, real.shape[:2])
+        return found
 
     def _network(self, k: int, tools: Tools) -> nn.Module:
         return tools.network()

@@ -28,7 +28,7 @@ def cell(data, method, network="convnet@w8", ipc=2, seed=0, uses=None, part=0, p
     name = DatasetId(data.spec, data.content, len(data.classes), data.size)
     entry = METHODS[method].settings
     resolved = entry.resolve(Task(name.name, name.classes, name.size, ipc), settings)
-    values = {"version": entry.version, **resolved.model_dump(mode="json")}
+    values = {"version": resolved.cell_version, **resolved.model_dump(mode="json")}
     images = resolved.parts(ipc)[part]
     plugged = {"name": "none"}
     if plugin is not None:

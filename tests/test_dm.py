@@ -131,6 +131,21 @@ def test_batched_equals_one_class_at_a_time_in_float32(network):
     torch.testing.assert_close(gradient, expected[1], rtol=1e-3, atol=1e-4 * expected[1].abs().max().item())
 
 
+@pytest.mark.parametrize("chunk", [1, 2, 100])
+def test_each_class_has_as_many_real_images_as_alone(monkeypatch, chunk):
+    """The classes have 20, 4 and 3: asked for together, as many are drawn as the smallest has."""
+    sizes, real, start = (20, 4, 3), randn(3, 20, 3, 16, 16), randn(3, 2, 3, 16, 16, seed=1)
+
+    def drawn(self, first, last, per_class):
+        return self.images[first:last, : min(per_class, *(sizes[c] for c in range(first, last)))]
+
+    monkeypatch.setattr(Lent, "real", drawn)
+    loss, gradient, lent, draw = update("convnet@w8", real, start, chunk=chunk)
+    expected = one_class_at_a_time(lent, [real[c, :n] for c, n in enumerate(sizes)], start, draw)
+    torch.testing.assert_close(loss, expected[0], rtol=1e-10, atol=0)
+    torch.testing.assert_close(gradient, expected[1], rtol=1e-10, atol=1e-10 * expected[1].abs().max().item())
+
+
 def test_real_images_go_in_pieces_and_the_graph_lives_for_a_chunk():
     real, start = randn(5, 6, 3, 16, 16), randn(5, 3, 3, 16, 16)
     lent = update("convnet@w8", real, start, chunk=2, per_forward=4)[2]

@@ -333,3 +333,13 @@ def test_a_key_says_where_a_plug_in_sees_a_subset_only():
     assert of() == of(images_per_update=12) == of(images_per_update=11, weight=1.0) == {None}
     assert of(images_per_update=11) == of(ipc=67) == {"all images"}
     assert of(method="sre2l", ipc=67) == {None}  # a part has one image of each of three classes
+
+
+@pytest.mark.parametrize(("method", "inner"), [("dm", False), ("glad", True)])
+def test_a_version_may_be_that_of_some_settings_alone(method, inner):
+    def version(chunk):
+        settings = {"inner": {"chunk": chunk}} if inner else {"chunk": chunk}
+        found = planned(grid=[{"method": method, "settings": settings}])
+        return next(item.cell for item in found if item.cell.kind == "distil").settings["version"]
+
+    assert version(2) == version(3) == version(1) + 1 == METHODS[method].settings.version + 1

@@ -38,6 +38,11 @@ class DMSettings(MethodSettings):
         """A larger learning rate for many images per class, as the authors' README says."""
         return {"lr_img": 10.0} if task.base == "cifar10" and task.ipc >= 100 else {}
 
+    @property
+    def cell_version(self) -> int:
+        """One more for several classes at once, which once had as many real images as the smallest."""
+        return self.version + (self.chunk > 1)
+
 
 class DMMultiSettings(DMSettings):
     """DM under several architectures in turn: an ensemble that knows no activation maps. Ours."""

@@ -104,6 +104,11 @@ class GLaDSettings(MethodSettings, Generic[I]):
         return settings
 
     @property
+    def cell_version(self) -> int:
+        """Its own, and more where the inner method's is."""
+        return self.version + self.inner.cell_version - self.inner.version
+
+    @property
     def row_label(self) -> str:
         """The label with the prior, without which an accuracy cannot be read."""
         if self.generator.startswith("file:"):

@@ -300,7 +300,7 @@ class Rows:
         self, method: str, settings: MethodSettings, ipc: int, plugin: NamedPlugin
     ) -> tuple[_Distilled, set[str]]:
         """How the cells of a row are made, and the networks that take part in that."""
-        values = {"version": settings.version, **settings.model_dump(mode="json")}
+        values = {"version": settings.cell_version, **settings.model_dump(mode="json")}
         seen = set()
         for name in settings.distils_with(self._network):
             seen.add(canonical := checked_network(name, f"{self._where}.settings"))
