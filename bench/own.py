@@ -13,11 +13,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from baselines import own as methods
-from bench.errors import UserError
+from bench.errors import UserError, near
 from metadd import PLUGINS, PluginEntry, PluginSettings
 
-#: The end of an error about a name that no method or plug-in has.
-HINT = "a file of your own is named by --method-path"
+
+class NotKnown(UserError):
+    """No method or plug-in has this name; it may stand in a file that was not named.
+
+    Args:
+        where: the place of the name in the tables file.
+        what: ``method`` or ``plug-in``.
+        name: the name.
+        known: the names that there are.
+    """
+
+    def __init__(self, where: str, what: str, name: str, known: list[str]) -> None:
+        hint = "a file of your own is named by --method-path"
+        super().__init__(f"{where}: no {what} {name!r}; {near(name, known)}; {hint}")
 
 
 def add_methods(files: Sequence[Path] = ()) -> None:
@@ -57,6 +69,7 @@ def add_plugin(path: Path) -> bool:
 
     Raises:
         UserError: the file is no whole plug-in, or its name is taken.
+        NotAMethod: what it imports is not there.
     """
     try:
         text = path.read_bytes()
@@ -65,10 +78,7 @@ def add_plugin(path: Path) -> bool:
     if path.suffix != ".py" or not _derives(text, path):
         return False
     name, module_name = path.stem, f"metadd_own_plugin_{path.stem}"
-    try:
-        module = methods.imported(path, module_name)
-    except methods.NotAMethod as problem:
-        raise UserError(str(problem)) from None
+    module = methods.imported(path, module_name)
     found = [
         each
         for each in vars(module).values()

@@ -146,9 +146,8 @@ class Costs:
         for key, item in self.plan.planned.items():
             wanted = (n for n, each in enumerate(self.plan.first) if has_tags(item, each))
             number[key] = next(wanted, len(found) - 1)
-        for key, item in reversed(
-            list(self.plan.planned.items())
-        ):  # what is needed comes as early as who needs it
+        # What is needed comes as early as who needs it.
+        for key, item in reversed(list(self.plan.planned.items())):
             for needed in item.cell.needs:
                 number[needed] = min(number[needed], number[key])
         left = seconds
@@ -188,9 +187,8 @@ class Costs:
         if cell.what == "generator":
             return self._seconds(counted.generator_step(cell), cell.settings["steps"])
         trained = self._images(cell)
-        if (
-            cell.what == "zca"
-        ):  # the covariance, and its eigenvectors: 9 n^3 (Golub and Van Loan, section 8.3)
+        if cell.what == "zca":
+            # The covariance, and its eigenvectors: 9 n^3 (Golub and Van Loan, section 8.3).
             side = 3 * about.size**2
             return self._seconds(Work(2.0 * trained * side**2 + 9.0 * side**3), 1)
         recipe = _pretraining(cell)

@@ -27,7 +27,7 @@ from bench.cells import (
 )
 from bench.errors import UserError, near
 from bench.networks.names import parse as parse_network
-from bench.own import HINT
+from bench.own import NotKnown
 from bench.planning.analyses import Analyses
 from bench.planning.needs import TEACHER, Needs, checked_network
 from bench.spec import Block, NamedPlugin, Suite
@@ -276,8 +276,7 @@ class Rows:
 
     def _entry(self, method: str) -> type[MethodSettings]:
         if method not in METHODS:
-            known = near(method, [*METHODS, FULL])
-            raise UserError(f"{self._where}.method: no method {method!r}; {known}; {HINT}")
+            raise NotKnown(f"{self._where}.method", "method", method, [*METHODS, FULL])
         found: Entry = METHODS[method]
         return found.settings
 
@@ -378,8 +377,7 @@ class Rows:
                 raise UserError(f"{where}: `none` is no plug-in and takes no {', '.join(named.overrides)}")
             return None
         if named.name not in PLUGINS:
-            known = near(named.name, ["none", *PLUGINS])
-            raise UserError(f"{where}: no plug-in {named.name!r}; {known}; {HINT}")
+            raise NotKnown(where, "plug-in", named.name, ["none", *PLUGINS])
         model = PLUGINS[named.name].settings
         try:
             return model.model_validate(named.overrides)

@@ -10,7 +10,7 @@ from typing import Any
 from bench.cells import DatasetId
 from bench.data import parse
 from bench.errors import UserError
-from bench.own import HINT
+from bench.own import NotKnown
 from bench.plan import Dataset, Plan, plan
 from bench.spec import Spec, find_suite
 from bench.store import Store
@@ -49,11 +49,8 @@ class Standing:
     unplanned: int = 0
     #: Why the plan is not known, where it is not; then nothing else is.
     unknown: str | None = None
-
-    @property
-    def lacks_file(self) -> bool:
-        """Whether the plan is not known for want of a file with a method or plug-in of one's own."""
-        return self.unknown is not None and self.unknown.endswith(HINT)
+    #: Whether that is for want of a file with a method or plug-in of one's own.
+    lacks_file: bool = False
 
 
 def standing(spec: Spec, suite: str, rows: Mapping[str, Mapping[str, Any]], store: Store | None) -> Standing:
@@ -69,7 +66,7 @@ def standing(spec: Spec, suite: str, rows: Mapping[str, Mapping[str, Any]], stor
     try:
         planned = plan(suite, find_suite(spec, suite), _identify(current.values()))
     except UserError as problem:
-        return Standing(unknown=str(problem))
+        return Standing(unknown=str(problem), lacks_file=isinstance(problem, NotKnown))
     of_rows, beforehand = _counts(planned, current)
     failures = ((item.words, store.failure(item.cell)) for item in planned) if store else ()
     return Standing(

@@ -114,10 +114,10 @@ class Ensemble:
         leaves: list[Any] = list(self.parameters.values())
         return leaves
 
-    def _logits(self, parameters: Mapping[str, Tensor], images: Tensor) -> Tensor:
+    def _logits(self, parameters: dict[str, Tensor], images: Tensor) -> Tensor:
         """Logits [K, n, C] of the networks' own images [K, n, 3, H, W]."""
         with sdpa_kernel(SDPBackend.MATH):  # the one form of attention that can be stacked
-            logits: Tensor = vmap(self._forward)(dict(parameters), self.buffers, images)
+            logits: Tensor = vmap(self._forward)(parameters, self.buffers, images)
         return logits
 
     def _forward(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], images: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,12 +30,12 @@ class Graphed:
 
     def __init__(
         self,
-        function: Callable[[Mapping[str, Tensor], Tensor], Tensor],
-        parameters: Mapping[str, Tensor],
+        function: Callable[[dict[str, Tensor], Tensor], Tensor],
+        parameters: dict[str, Tensor],
         buffers: Iterable[Tensor],
     ) -> None:
         self.refusal: str | None = None
-        self._function, self._parameters, self._buffers = function, dict(parameters), tuple(buffers)
+        self._function, self._parameters, self._buffers = function, parameters, tuple(buffers)
         self._graphs: dict[torch.Size, Callable[..., Any]] = {}
 
     def __call__(self, images: Tensor) -> Tensor:

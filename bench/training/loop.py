@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -71,12 +72,9 @@ class Training:
 
     def graph(self) -> None:
         """From now on, start forward and backward as CUDA graphs where that can be done."""
-
-        def logits(parameters: Mapping[str, Tensor], images: Tensor) -> Tensor:
-            found: Tensor = functional_call(self.network, dict(parameters), (images,))
-            return found
-
-        self.graphed = Graphed(logits, dict(self.network.named_parameters()), self.network.buffers())
+        network = self.network
+        forward = partial(functional_call, network)
+        self.graphed = Graphed(forward, dict(network.named_parameters()), network.buffers())
 
     @property
     def tested(self) -> nn.Module:
